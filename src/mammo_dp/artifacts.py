@@ -1,0 +1,395 @@
+"""An artifact: one folder a finished piece of work, named by a fingerprint of everything that shaped it.
+
+`outputs/<stage>/<label>-<fp8>/` holds the files, and last of all, written atomically, `manifest.json`. No manifest
+means not finished. Identities of outside data are computed here too, so that a path never enters a fingerprint.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mammo_dp.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ERROR = "error.txt"
+PACKAGES = (
+    "mammo-dp",
+    "torch",
+    "torchvision",
+    "timm",
+    "opacus",
+    "numpy",
+    "opencv-python-headless",
+    "scikit-learn",
+)
+
+
+# --- hashing and JSON -------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> str:
+    """Canonical JSON: sorted keys, infinity as the string "inf", NaN refused."""
+    return json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def fingerprint(payload: Any) -> str:
+    """First 8 hex digits of the SHA-256 of the payload's canonical JSON."""
+    return hashlib.sha256(to_json(payload).encode()).hexdigest()[:8]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write so that a reader sees the old file or the whole new one, also after a kill or a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _sha256_of_version(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, once a process for each version of it."""
+    return sha256(Path(path))
+
+
+def _sha256_once(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of_version(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+# --- the cache and the identity of outside data -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Small results that are dear to compute, kept as JSON files under `outputs/.cache`. Keys are hashed."""
+
+    folder: Path
+
+    def get(self, *key: Any) -> Any | None:
+        try:
+            return json.loads(self._path(key).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def put(self, value: Any, *key: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path(key), to_json(value))
+
+    def _path(self, key: tuple[Any, ...]) -> Path:
+        return self.folder / f"{hashlib.sha256(to_json(key).encode()).hexdigest()[:16]}.json"
+
+
+def file_identity(path: Path, store_cache: Cache) -> str:
+    """SHA-256 of a file from outside, read again only when its size or time changes."""
+    stat = path.stat()
+    key = ("file", str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    known = store_cache.get(*key)
+    if known is None:
+        known = sha256(path)
+        store_cache.put(known, *key)
+    return known
+
+
+@cache
+def tree_identity(root: Path) -> str:
+    """Hash of the sorted (relative path, size, mtime) listing below `root`; tables (.csv) count by their bytes.
+
+    Links are followed; a folder met again inside itself is not entered twice. Raises FileNotFoundError if there
+    is no file.
+    """
+    entries: list[tuple[str, ...]] = []
+    for path in walk_files(root):
+        name = path.relative_to(root).as_posix()
+        stat = path.stat()
+        if path.suffix.lower() == ".csv":
+            entries.append((name, sha256(path)))
+        else:
+            entries.append((name, str(stat.st_size), str(stat.st_mtime_ns)))
+    if not entries:
+        raise FileNotFoundError(f"no file in {root}")
+    return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """All files below `root` in sorted order, links followed, each real folder entered once on a way down."""
+
+    def descend(folder: str, ancestors: frozenset[str]) -> Iterator[Path]:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real not in ancestors:
+                    yield from descend(entry.path, ancestors | {real})
+            elif entry.is_file() and not entry.name.startswith("."):
+                yield Path(entry.path)
+
+    if root.is_dir():
+        yield from descend(str(root), frozenset({os.path.realpath(root)}))
+
+
+# --- finished and unfinished folders ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact. `path` hands out its files and refuses those whose bytes have changed since."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def path(self, name: str) -> Path:
+        """The file `name` of this artifact, checked against the manifest's SHA-256."""
+        recorded = self.manifest["outputs"].get(name)
+        path = self.folder / name
+        if recorded is None:
+            raise KeyError(f"{self.name} has no output {name}")
+        if not path.is_file() or _sha256_once(path) != recorded["sha256"]:
+            raise UserError(
+                f"{self.name}/{name} is not what its manifest recorded (changed, cut short or missing); "
+                f"delete the folder {self.name} and run again to rebuild it"
+            )
+        return path
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.path(name).read_text())
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage hands back beside the files in its folder."""
+
+    metrics: dict[str, Any]  # becomes metrics.json
+    summary: str  # what a person wants to read first
+    manifest: dict[str, Any] = field(
+        default_factory=dict
+    )  # further entries of the manifest: privacy, device, ...
+
+
+@dataclass
+class Output:
+    """The folder that a running stage writes. Its `finish` makes it an artifact."""
+
+    folder: Path
+    cache: Cache
+    started: float = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).timestamp())
+
+    def log(self, **event: Any) -> None:
+        """Append one line to log.jsonl."""
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(_plain(event), allow_nan=False) + "\n")
+
+    def log_size(self) -> int:
+        path = self.folder / "log.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def truncate_log(self, size: int) -> None:
+        """Drop what was logged after the checkpoint that a run resumes from."""
+        path = self.folder / "log.jsonl"
+        if path.exists():
+            os.truncate(path, size)
+
+    def finish(self, manifest: Mapping[str, Any]) -> Artifact:
+        """Record every file of the folder and write the manifest, last and atomically."""
+        for leftover in ("last.pt", ERROR):
+            (self.folder / leftover).unlink(missing_ok=True)
+        files = [path for path in walk_files(self.folder) if path.name != MANIFEST]
+        outputs = {
+            path.relative_to(self.folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
+            for path in files
+        }
+        finished = datetime.datetime.now(datetime.UTC).timestamp()
+        timings = {
+            "finished": _iso(finished),
+            "started": _iso(self.started),
+            "seconds": finished - self.started,
+        }
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            **manifest,
+            "timings": timings,
+            "outputs": outputs,
+            **environment(),
+        }
+        write_atomic(self.folder / MANIFEST, to_json(content))
+        return Artifact(self.folder, json.loads(to_json(content)))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The root folder of all artifacts."""
+
+    root: Path
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.root / ".cache")
+
+    def folder(self, stage: str, label: str, fp8: str) -> Path:
+        """The one place of an artifact; what a file name cannot hold in the label becomes '_'."""
+        return self.root / stage / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}-{fp8}"
+
+    def load(self, folder: Path) -> Artifact | None:
+        """The artifact in `folder`, or None if it is not finished."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except json.JSONDecodeError:
+            raise UserError(
+                f"{folder.name}/{MANIFEST} is damaged; delete that folder and run again"
+            ) from None
+        return Artifact(folder, manifest)
+
+    def folders(self, stage: str) -> list[Path]:
+        """All folders of a stage, finished or not, sorted by name."""
+        parent = self.root / stage
+        return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+
+    def finished(self, stage: str) -> list[Artifact]:
+        return [artifact for path in self.folders(stage) if (artifact := self.load(path)) is not None]
+
+    @contextlib.contextmanager
+    def lock(self, folder: Path) -> Iterator[bool]:
+        """Hold the folder against other processes, waiting for as long as it takes.
+
+        Yields whether another process had it first. The operating system frees the lock of a killed process.
+        """
+        lock = self._lock(folder)
+        waited = False
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waited = True
+            lock.acquire()
+        try:
+            yield waited
+        finally:
+            lock.release()
+
+    def is_locked(self, folder: Path) -> bool:
+        """Whether some process is working on the folder now."""
+        lock = self._lock(folder)
+        if not Path(lock.lock_file).exists():
+            return False
+        try:
+            with lock.acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+
+    def _lock(self, folder: Path) -> FileLock:
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"{folder.parent.name}-{folder.name}.lock")
+
+    def begin(self, folder: Path, *, config_yaml: str, fresh: bool) -> Output:
+        """Open a folder for work: kept as it is to resume an unfinished run, emptied if `fresh`."""
+        if fresh and folder.exists():
+            (folder / MANIFEST).unlink(
+                missing_ok=True
+            )  # first, so that a kill here leaves nothing half valid
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
+        write_atomic(folder / "config.yaml", config_yaml)
+        return Output(folder, self.cache)
+
+
+def write_error(folder: Path, *, overrides: list[str], mask: "Mask") -> None:
+    """Leave error.txt with the traceback of the exception in flight and the overrides that led to it."""
+    text = f"overrides: {' '.join(overrides)}\n\n{traceback.format_exc()}"
+    write_atomic(folder / ERROR, mask(text))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Replaces paths of outside data by the key that named them, for every text that is kept."""
+
+    paths: tuple[tuple[str, str], ...]  # (path, key), longest path first
+
+    @classmethod
+    def of(cls, keys: Mapping[str, str]) -> "Mask":
+        """`keys` maps a configuration key to the path it holds."""
+        pairs = {}
+        for key, path in keys.items():
+            forms = (path, os.path.abspath(path), os.path.realpath(path))
+            pairs |= {form: key for form in forms if form.strip("./")}  # "." and "/" stand in any text
+        return cls(tuple(sorted(pairs.items(), key=lambda pair: -len(pair[0]))))
+
+    def __call__(self, text: str) -> str:
+        for path, key in self.paths:
+            text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w-])", f"<{key}>", text)
+        return text
+
+
+def environment() -> dict[str, Any]:
+    """What produced an artifact, beyond its settings: git commit, package versions, machine."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "git": _git(),
+        "packages": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+@cache
+def _git() -> dict[str, Any] | None:
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None  # installed from a wheel
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _iso(timestamp: float) -> str:
+    return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).isoformat(timespec="seconds")

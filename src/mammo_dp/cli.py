@@ -1,0 +1,273 @@
+"""The command line: compose with Hydra, validate everything, then dispatch. The only place that prints.
+
+Exit codes: 0 done; 1 at least one run failed; 2 refused before anything ran, with no artifact folder made.
+"""
+
+import datetime
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mammo_dp import __version__
+from mammo_dp.errors import UserError
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+STAGE_NAMES = {"status": "what is built, what failed, what to run next (the default)"}
+
+USAGE = """\
+usage: python -m mammo_dp [stage=NAME] [KEY=VALUE ...]        one run
+       python -m mammo_dp -m stage=NAME KEY=V1,V2,... [...]    a sweep over every combination
+       python -m mammo_dp --cfg job [KEY=VALUE ...]            print the configuration
+       python -m mammo_dp --help | --version
+
+stages
+{stages}
+
+common settings
+  dataset=toy|release|cbis_ddsm|cbis_bcdr   dataset.root=FOLDER   classifier=swin_t|mobilenetv2|swin_micro
+  classifier.weights=imagenet|none|FILE     recipe=paper|dp_gd    privacy.epsilon=6 (inf: not private)   seed=42
+  build_inputs=true (build what is missing)   dry_run=true (only say what would be built)   force=true (run again)
+  outputs=FOLDER (root of all artifacts)
+
+example
+  python -m mammo_dp build_inputs=true stage=train_classifier dataset=toy classifier=swin_micro recipe=dp_gd
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word in ("-h", "--help") for word in words):
+        from mammo_dp.pipeline import STAGES
+
+        summaries = STAGE_NAMES | {stage.name: stage.summary for stage in STAGES.values()}
+        print(USAGE.format(stages="\n".join(f"  {name:<17} {text}" for name, text in summaries.items())))
+        return DONE
+    if "--version" in words:
+        print(f"mammo-dp {__version__}")
+        return DONE
+    multirun = any(word in ("-m", "--multirun") for word in words)
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    if any(word.startswith("-") for word in words):
+        return _hand_to_hydra(words)  # --cfg, --info, --hydra-help: it prints and exits
+    try:
+        if multirun:
+            return _sweep(words)
+        return _single(words)
+    except UserError as error:
+        _complain(error, words)
+        return REFUSED
+
+
+# --- composing --------------------------------------------------------------------------------------------------
+
+
+def _compose(jobs: Sequence[list[str]]) -> list[Any]:
+    """The validated Config of each list of overrides. Raises UserError at the first that is refused."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from mammo_dp.config import config_dir, parse
+
+    configs = []
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for overrides in jobs:
+            try:
+                composed = OmegaConf.to_container(compose("config", overrides), resolve=True)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UserError(_in_one_sentence(error)) from None
+            configs.append(parse(composed))  # type: ignore[arg-type]
+    return configs
+
+
+def _in_one_sentence(error: Exception) -> str:
+    """What Hydra objects to, with the nearest spelling of a key that it does not know."""
+    from mammo_dp.config import known_keys, nearest
+
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"unknown setting {unknown[1]}.{nearest(unknown[1], known_keys())}"
+    unknown = re.search(r"In '[^']+': Could not find '([^']+)/([^']+)'", text)
+    if unknown:
+        group, choice = unknown.groups()
+        from mammo_dp.config import config_dir
+
+        known = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+        return f"{group}={choice} is not known; choose one of {', '.join(known)}.{nearest(choice, known)}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _expand(words: list[str]) -> list[list[str]]:
+    """The jobs of a sweep: each combination of the values given with commas or as choice() and range()."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+        return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+    except HydraException as error:
+        raise UserError(_in_one_sentence(error)) from None
+
+
+# --- running ----------------------------------------------------------------------------------------------------
+
+
+def _single(words: list[str]) -> int:
+    (config,) = _compose([words])
+    if config.stage == "status":
+        from mammo_dp.stages.status import describe
+
+        print(describe(config))
+        return DONE
+    from mammo_dp import pipeline
+
+    _warn([config])
+    node = pipeline.Node.of(config)
+    todo = pipeline.plan(node)
+    if config.dry_run:
+        _print_plan([node], todo)
+        return DONE
+    pipeline.check(todo)
+    try:
+        artifact = pipeline.build(node, overrides=words, announce=_say)
+    except UserError as error:
+        _complain(error, words)
+        return FAILED
+    except KeyboardInterrupt:
+        _say(f"{node.name}: stopped; the same command resumes it")
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        _say(f"{node.name}: failed; {node.folder}/error.txt holds the traceback")
+        return FAILED
+    _summarise(artifact)
+    return DONE
+
+
+def _sweep(words: list[str]) -> int:
+    """Compose and check every job before the first one runs, then let Hydra's launcher run them."""
+    jobs = _expand(words)
+    configs = _compose(jobs)
+    if any(config.stage == "status" for config in configs):
+        raise UserError(
+            "stage=status cannot be swept over; name the stage to run, as in -m stage=train_classifier"
+        )
+    from mammo_dp import pipeline
+
+    _warn(configs)
+    nodes = [pipeline.Node.of(config) for config in configs]
+    todo: dict[Path, pipeline.Node] = {}
+    for node, job in zip(nodes, jobs, strict=True):
+        try:
+            for step in pipeline.plan(node):
+                todo.setdefault(step.folder, step)
+        except pipeline.MissingInput as error:
+            raise UserError(error.sentence(job)) from None
+    if configs[0].dry_run:
+        _print_plan(nodes, list(todo.values()))
+        return DONE
+    if not todo:
+        _say(f"all {len(nodes)} runs are finished already, nothing to do")
+        return DONE
+    pipeline.check(list(todo.values()))
+    code = _launch(words, Path(configs[0].outputs))
+    failed = [node for node in nodes if node.artifact() is None]
+    if failed:
+        _say(f"{len(failed)} of {len(nodes)} runs failed; python -m mammo_dp lists them with their overrides")
+        return FAILED
+    _say(f"all {len(nodes)} runs are finished")
+    return code
+
+
+def _launch(words: list[str], outputs: Path) -> int:
+    started = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder = outputs / ".sweeps" / f"{started}-{os.getpid()}"
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # a failed job comes back as its exception instead of ending the process
+    )
+    try:
+        return _hand_to_hydra(["--multirun", *words, f"hydra.sweep.dir={folder}"])
+    except Exception:
+        return FAILED  # already told, by the job itself
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # Hydra's multirun.yaml, which holds paths of outside data
+
+
+def _hand_to_hydra(arguments: list[str]) -> int:
+    import hydra
+
+    from mammo_dp.config import config_dir
+
+    command = sys.argv
+    sys.argv = [command[0], *arguments]
+    try:
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(job)()
+    except SystemExit as stop:
+        return DONE if stop.code in (None, 0) else REFUSED
+    finally:
+        sys.argv = command
+    return DONE
+
+
+def job(composed: Any) -> None:
+    """One run of a sweep, called by Hydra's launcher in this process or another. Raises if the run fails."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from mammo_dp import pipeline
+    from mammo_dp.config import parse
+
+    overrides = list(HydraConfig.get().overrides.task)
+    config = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    node = pipeline.Node.of(config)
+    try:
+        _summarise(pipeline.build(node, overrides=overrides, announce=_say))
+    except UserError as error:
+        _complain(error, overrides)
+        raise
+    except Exception as error:
+        _say(f"{node.name}: failed with {type(error).__name__}: {error} (error.txt in its folder)")
+        raise
+
+
+# --- words for a person -----------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _complain(error: UserError, overrides: list[str]) -> None:
+    sentence = error.sentence(overrides) if hasattr(error, "sentence") else str(error)  # type: ignore[attr-defined]
+    print(f"mammo_dp: {sentence}", file=sys.stderr, flush=True)
+
+
+def _warn(configs: Sequence[Any]) -> None:
+    """Say once what a reviewer would object to."""
+    for sentence in dict.fromkeys(warning for config in configs for warning in config.warnings):
+        print(f"mammo_dp: warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def _print_plan(nodes: Sequence[Any], todo: Sequence[Any]) -> None:
+    names = {step.name for step in todo}
+    for step in todo:
+        _say(f"would build {step.name}")
+    finished = sum(node.name not in names for node in nodes)
+    _say(f"{len(todo)} to build, {finished} of {len(nodes)} runs finished")
+
+
+def _summarise(artifact: Any) -> None:
+    if artifact.manifest.get("summary"):
+        _say(artifact.manifest["summary"])
+    if artifact.manifest["stage"] == "report":
+        _say(f"report: {artifact.folder / 'report.html'}")

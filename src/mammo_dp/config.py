@@ -1,0 +1,249 @@
+"""The one schema of the configuration: every setting with its type, unit and range.
+
+Hydra composes the YAML files of `configs/`; `parse` turns the result into a frozen `Config` or reports every
+fault in it at once. Code receives the typed object, never Hydra's.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mammo_dp.errors import UserError
+
+StageName = Literal["status", "extract_patches", "extract_features", "train_classifier", "report"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=True)
+
+
+class Source(Section):
+    """One collection of images inside a dataset."""
+
+    reader: Literal["cbis_ddsm", "bcdr", "release"]
+    root: str  # folder; relative to dataset.root, or absolute
+    role: Literal["development", "external"]  # development: split into train, val, test; external: test only
+    optional: bool = False  # its folder may be absent
+
+
+class PublicCount(Section):
+    """Published sizes of the training set, the only sizes a private run may use."""
+
+    image: int = Field(gt=0)
+    patient: int = Field(gt=0)
+
+
+class Toy(Section):
+    """Sizes of the generated phantom studies (`data/toy.py`)."""
+
+    train_patients: int = Field(gt=1)  # before validation patients are set aside
+    test_patients: int = Field(gt=1)
+    external_patients: int = Field(gt=1)
+    height: int = Field(ge=320)  # px
+    width: int = Field(ge=256)  # px
+    second_mass_every: int = Field(ge=1)  # every n-th patient has a second mass in the CC view
+    seed: int = Field(ge=0)
+
+
+class Dataset(Section):
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    root: str | None  # folder of the raw data
+    sources: dict[str, Source] = Field(min_length=1)
+    split: Literal["official", "paper"]
+    val_fraction: float = Field(ge=0, lt=1)  # of the patients of the official training set
+    split_seed: int = Field(ge=0)
+    max_skipped: float = Field(ge=0, le=1)  # fraction of rows without a patch above which extraction fails
+    public_count: PublicCount | None
+    toy: Toy | None = None
+
+
+class Patches(Section):
+    """Geometry of a patch (paper, Sec. 2)."""
+
+    box: Literal["contour", "mask"]  # bounding box of the largest contour, or of all that is marked
+    margin: int = Field(ge=0)  # px on each side of the square
+    min_side: int = Field(gt=0)  # px, of the square before the margin
+    size: int = Field(ge=8)  # px, of the patch that is written
+
+
+class Classifier(Section):
+    backbone: str  # any timm model name
+    backbone_args: dict[str, Any]  # passed to timm.create_model
+    weights: str  # imagenet, none, or the path of a .safetensors or .pth file
+    init_seed: int = Field(ge=0)  # of random weights
+    input_size: int = Field(ge=16)  # px
+    mean: float  # inputs are (x / 255 - mean) / std
+    std: float = Field(gt=0)
+    cache_features: bool  # False: every step runs the frozen body on the images
+
+
+class Recipe(Section):
+    """How the head is trained."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    head: Literal["linear", "mlp"]
+    hidden: int | None = Field(ge=1)  # units of the mlp; None: half the features
+    zero_init: bool  # linear head only
+    normalize_features: bool  # layer norm without parameters, then unit L2 norm, per feature vector
+    optimizer: Literal["adamw", "sgd"]
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    momentum: float = Field(ge=0, lt=1)  # sgd only
+    weight_decay: float = Field(ge=0, allow_inf_nan=False)
+    label_smoothing: float = Field(ge=0, lt=1)
+    epochs: int = Field(gt=0)  # passes over the data; with batch_size None, an epoch is a step
+    batch_size: int | None = Field(gt=0)  # images a step (expected, under DP); None: the full batch
+    max_grad_norm: float = Field(gt=0, allow_inf_nan=False)  # C; used with finite epsilon only
+    flips: Literal["none", "random", "all"]  # all: the mean over the 4 flips inside each image's gradient
+    select: Literal["last", "average", "best_val"]
+    test_flips: bool  # the score of an image is the mean over its 4 flips
+
+    @model_validator(mode="after")
+    def _zero_init_needs_linear(self) -> "Recipe":
+        if self.zero_init and self.head == "mlp":
+            raise ValueError("zero_init=true leaves an mlp head without a gradient; use head=linear")
+        return self
+
+
+class Privacy(Section):
+    epsilon: float = Field(gt=0)  # inf: not private
+    delta: float = Field(gt=0, lt=1)
+    unit: Literal["image"]  # neighbouring data sets differ in one patch
+    accountant: Literal["prv", "rdp"]  # of Poisson sampling; full batches use the exact Gaussian formula
+    public_count: int | None = Field(gt=0)  # None: that of the dataset, in the unit of privacy
+
+    @property
+    def is_private(self) -> bool:
+        return self.epsilon != float("inf")
+
+
+class Experiment(Section):
+    name: Literal["real"]  # the paper's names of its setups
+
+
+class Runtime(Section):
+    """Where and how fast; only `precision` can change a result."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int | None = Field(gt=0)  # of torch; None: its own choice
+    precision: Literal["float32", "bfloat16"]  # of the backbone's forward pass
+    batch_size: int = Field(gt=0)  # images a forward pass of the backbone
+    checkpoint_seconds: float = Field(ge=0)  # between two checkpoints of a training run
+
+
+class Config(Section):
+    stage: StageName
+    outputs: str  # root folder of all artifacts
+    seed: Annotated[int, Field(ge=0, lt=2**63)]  # of the classifier
+    force: bool  # run the stage again even if it is finished
+    build_inputs: bool  # build missing inputs first
+    dry_run: bool  # only print what would be built
+    dataset: Dataset
+    patches: Patches
+    classifier: Classifier
+    recipe: Recipe
+    privacy: Privacy
+    experiment: Experiment
+    runtime: Runtime
+
+    @property
+    def public_count(self) -> int | None:
+        """The published number of training records, counted in the unit of privacy; None if nobody stated it."""
+        if self.privacy.public_count is not None:
+            return self.privacy.public_count
+        counts = self.dataset.public_count
+        return None if counts is None else getattr(counts, self.privacy.unit)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and a reviewer would object to, one sentence each."""
+        count, delta = self.public_count, self.privacy.delta
+        if self.privacy.is_private and count is not None and delta >= 1 / count:
+            return [
+                f"privacy.delta={delta:g} is at least 1/N for N={count}: such a guarantee allows the release of a "
+                f"whole record; choose a delta well below {1 / count:.2g}"
+            ]
+        return []
+
+    @model_validator(mode="after")
+    def _private_runs_need_a_count(self) -> "Config":
+        if self.privacy.is_private and self.public_count is None:
+            raise ValueError(
+                "a private run needs the published number of training records: set privacy.public_count=N, "
+                "or privacy.epsilon=inf"
+            )
+        return self
+
+
+def parse(composed: Mapping[str, Any]) -> Config:
+    """Validate a composed configuration.
+
+    Raises UserError with one line a fault: key, value, what is allowed, nearest spelling.
+    """
+    try:
+        return Config.model_validate(dict(composed))
+    except ValidationError as error:
+        raise UserError("; ".join(_describe(fault, composed) for fault in error.errors())) from None
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: inside the package in a wheel, at the repository's root in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parents[1] / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError("the configs/ folder is missing from this installation; install mammo-dp again")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"privacy": {"epsilon": 1}} -> {"privacy.epsilon": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """' Did you mean X?' or nothing."""
+    match = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f" Did you mean {match[0]}?" if match else ""
+
+
+def known_keys() -> list[str]:
+    """Every key of the schema, dotted."""
+
+    def walk(section: type[BaseModel], prefix: str) -> list[str]:
+        keys: list[str] = []
+        for name, field in section.model_fields.items():
+            inner = next(
+                (
+                    t
+                    for t in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                    if isinstance(t, type) and issubclass(t, BaseModel)
+                ),
+                None,
+            )
+            keys += walk(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+        return keys
+
+    return walk(Config, "")
+
+
+def _describe(fault: Any, composed: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown setting {key}.{nearest(key, known_keys())}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    hint = ""
+    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
+        hint = nearest(fault["input"], [part.strip("' ") for part in message.split("'")[1::2]])
+    return f"{key}={fault['input']}: {message}.{hint}".replace("..", ".")

@@ -1,0 +1,55 @@
+"""What every reader yields: one lesion in one image, or a row that gave none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """The lesion is what a mask image marks (above half of its range)."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The lesion is a closed polygon. `points`: (n, 2) array of x, y in px, origin top left."""
+
+    points: np.ndarray
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """The image is a patch that somebody else has cut already."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One annotated lesion in one image. Empty strings stand for what the source does not say."""
+
+    row: str  # where it was read: a table's row or a file's name
+    image_path: Path
+    region: MaskFile | Outline | WholeImage
+    patient: str
+    image: str  # one id for all lesions of the same mammogram
+    malignant: bool
+    split: Literal["train", "val", "test", ""] = ""  # as the source states it
+    lesion: str = ""  # one id for the same lesion in all views
+    view: str = ""  # CC, MLO
+    laterality: str = ""  # L, R
+    density: str = ""  # BI-RADS 1 to 4
+    abnormality: str = "mass"
+    subtlety: str = ""
+    acquisition: str = ""  # film, digital
+    pathology: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that gave no patch, and why."""
+
+    row: str
+    reason: str

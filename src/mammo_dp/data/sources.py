@@ -1,0 +1,30 @@
+"""Where the folder of each source of a dataset lies."""
+
+from pathlib import Path
+
+from mammo_dp.artifacts import fingerprint
+from mammo_dp.config import Dataset, Toy
+from mammo_dp.errors import UserError
+
+TOY_VERSION = 1  # raised when data/toy.py draws other phantoms for the same settings
+
+
+def toy_identity(toy: Toy) -> str:
+    """Identity of generated phantoms: the settings they are drawn from. 8 hex digits."""
+    return fingerprint({"toy": toy.model_dump(), "version": TOY_VERSION})
+
+
+def source_folders(data: Dataset) -> dict[str, Path]:
+    """Folder of each source by name. Raises UserError if dataset.root is needed and not set."""
+    if data.root is None:
+        if not all(Path(source.root).is_absolute() for source in data.sources.values()):
+            raise UserError(
+                f"dataset={data.name} needs its folder of raw data: set dataset.root=FOLDER "
+                "(README, 'Data and weights', says where the data comes from; dataset=toy needs nothing)"
+            )
+        root = Path()
+    elif data.toy is not None:
+        root = Path(data.root) / toy_identity(data.toy)
+    else:
+        root = Path(data.root)
+    return {name: root / source.root for name, source in data.sources.items()}

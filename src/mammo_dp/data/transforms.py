@@ -1,0 +1,28 @@
+"""From 8-bit patches to the inputs of a backbone."""
+
+import cv2
+import numpy as np
+import torch
+
+FLIPS = 4  # none, horizontal, vertical, both
+
+
+def to_inputs(images: np.ndarray, *, size: int, mean: float, std: float) -> torch.Tensor:
+    """(n, h, w) uint8 -> (n, 3, size, size) float32, (x / 255 - mean) / std.
+
+    Resized with cv2 INTER_AREA on 8 bit and repeated over three channels, as in the paper's published code.
+    """
+    resized = [
+        image
+        if image.shape == (size, size)
+        else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        for image in images
+    ]
+    grey = torch.from_numpy(np.stack(resized)).to(torch.float32).div_(255).sub_(mean).div_(std)
+    return grey[:, None].expand(-1, 3, -1, -1).contiguous()
+
+
+def flip(inputs: torch.Tensor, variant: int) -> torch.Tensor:
+    """One of the FLIPS of (n, c, h, w) inputs: bit 0 of `variant` flips left to right, bit 1 top to bottom."""
+    axes = [axis for bit, axis in ((1, -1), (2, -2)) if variant & bit]
+    return inputs.flip(axes) if axes else inputs

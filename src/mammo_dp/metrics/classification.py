@@ -1,0 +1,33 @@
+"""How well scores tell malignant from benign."""
+
+import numpy as np
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
+
+
+def auprc_benign(malignant: np.ndarray, p_malignant: np.ndarray) -> float:
+    """Average precision with benign as the positive class, as every AUPRC of the paper."""
+    return float(average_precision_score(1 - malignant, 1 - p_malignant))
+
+
+def cross_entropy(malignant: np.ndarray, p_malignant: np.ndarray) -> float:
+    """Mean negative log likelihood, nats."""
+    return float(log_loss(malignant, np.clip(p_malignant, 1e-7, 1 - 1e-7), labels=[0, 1]))
+
+
+def binary_metrics(malignant: np.ndarray, p_malignant: np.ndarray) -> dict[str, float | int | None]:
+    """All metrics of one test set. malignant: (n,) of 0 and 1; p_malignant: (n,) in [0, 1].
+
+    Accuracy and F1 take malignant as positive at p >= 0.5. What is not defined for the set at hand (a ranking metric
+    where one class is missing) is None.
+    """
+    both = 0 < malignant.sum() < len(malignant)
+    predicted = (p_malignant >= 0.5).astype(int)
+    return {
+        "auroc": float(roc_auc_score(malignant, p_malignant)) if both else None,
+        "auprc_benign": auprc_benign(malignant, p_malignant) if both else None,
+        "auprc_malignant": float(average_precision_score(malignant, p_malignant)) if both else None,
+        "accuracy": float(accuracy_score(malignant, predicted)),
+        "f1": float(f1_score(malignant, predicted, zero_division=0.0)),  # type: ignore[arg-type]
+        "n": len(malignant),
+        "n_malignant": int(malignant.sum()),
+    }

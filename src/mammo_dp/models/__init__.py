@@ -1,0 +1,1 @@
+"""Networks: frozen backbones and the heads that are trained on their features."""

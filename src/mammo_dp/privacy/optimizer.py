@@ -1,0 +1,28 @@
+"""Noise and the step: Opacus' DP optimizer on gradients that are already clipped and summed."""
+
+import torch
+from opacus.optimizers import DPOptimizerFastGradientClipping
+
+from mammo_dp.privacy.accounting import Mechanism
+
+
+def private_optimizer(
+    inner: torch.optim.Optimizer,
+    mechanism: Mechanism,
+    *,
+    max_grad_norm: float,
+    public_count: int,
+    noise: torch.Generator,
+) -> DPOptimizerFastGradientClipping:
+    """Wrap `inner` so that each step adds N(0, (sigma C)^2) to the summed gradient and divides it.
+
+    The divisor is sample_rate * public_count, the expected batch size of the published training set; the size of
+    the batch at hand is private.
+    """
+    return DPOptimizerFastGradientClipping(
+        inner,
+        noise_multiplier=mechanism.noise_multiplier,
+        max_grad_norm=max_grad_norm,
+        expected_batch_size=mechanism.sample_rate * public_count,  # type: ignore[arg-type]
+        generator=noise,
+    )

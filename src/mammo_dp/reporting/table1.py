@@ -1,0 +1,192 @@
+"""Table 1: runs grouped into rows, their mean and standard deviation over seeds, the paper's numbers beside them."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from mammo_dp.artifacts import Artifact, fingerprint
+from mammo_dp.reporting import paper
+
+METRICS = {"auroc": "AUROC", "auprc_benign": "AUPRC"}
+SOURCES = {"cbis_ddsm": "CBIS-DDSM", "bcdr": "BCDR", "toy_cbis": "toy", "toy_bcdr": "toy external"}
+EXPERIMENTS = ("real", "syn", "synpre", "real_syn", "synpre_realft")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished classifier."""
+
+    study: str  # fingerprint of everything but privacy, experiment and seed: what may stand in one table
+    title: str
+    experiment: str
+    epsilon: float
+    privacy: str  # the rest of the privacy settings, in words
+    seed: int
+    test: dict[str, dict[str, Any]]  # source -> metric -> value
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Run":
+        settings = json.loads(json.dumps(artifact.manifest["settings"]))
+        privacy, seed, experiment = settings.pop("privacy"), settings.pop("seed"), settings.pop("experiment")
+        norm = settings["recipe"].pop("max_grad_norm", None)
+        inputs = {role: record["fingerprint"] for role, record in artifact.manifest["inputs"].items()}
+        config: Any = OmegaConf.load(artifact.path("config.yaml"))
+        study = fingerprint({**settings, "inputs": inputs, "version": artifact.manifest["stage_version"]})
+        return cls(
+            study=study,
+            title=f"{config.dataset.name}, {config.classifier.backbone}, recipe {config.recipe.name} ({study})",
+            experiment=experiment,
+            epsilon=float(privacy["epsilon"]),
+            privacy=_privacy_words(privacy, norm),
+            seed=seed,
+            test=artifact.read_json("metrics.json")["test"],
+        )
+
+
+def _privacy_words(privacy: dict[str, Any], norm: float | None) -> str:
+    if privacy["epsilon"] == "inf":
+        return "not private"
+    return (
+        f"{privacy['unit']} level, delta {privacy['delta']:g}, {privacy['accountant']}, C {norm:g}, "
+        f"N {privacy['public_count']}"
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setup at one epsilon: all its seeds."""
+
+    experiment: str
+    epsilon: float
+    privacy: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(run.seed for run in self.runs)
+
+    def score(self, source: str, metric: str) -> tuple[float, float, int] | None:
+        """Mean and population standard deviation (the paper's) over seeds, and the number of seeds."""
+        values = [run.test[source][metric] for run in self.runs if source in run.test]
+        values = [value for value in values if value is not None]
+        return (statistics.fmean(values), statistics.pstdev(values), len(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows that differ in setup, privacy and seed alone."""
+
+    title: str
+    sources: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether the paper reports any of its test sets."""
+        return any(source in ("cbis_ddsm", "bcdr") for source in self.sources)
+
+
+def studies(runs: Iterable[Run]) -> list[Study]:
+    """Group runs; order as in the paper: not private first, then by rising epsilon, then by setup."""
+    by_study: dict[str, list[Run]] = {}
+    for run in runs:
+        by_study.setdefault(run.study, []).append(run)
+    found = []
+    for members in by_study.values():
+        rows: dict[tuple[float, str, str], list[Run]] = {}
+        for run in members:
+            rows.setdefault((run.epsilon, run.experiment, run.privacy), []).append(run)
+        ordered = sorted(
+            rows, key=lambda key: (key[0] != paper.INF, key[0], EXPERIMENTS.index(key[1]), key[2])
+        )
+        found.append(
+            Study(
+                title=members[0].title,
+                sources=tuple(dict.fromkeys(source for run in members for source in run.test)),
+                rows=tuple(
+                    Row(key[1], key[0], key[2], tuple(sorted(rows[key], key=lambda r: r.seed)))
+                    for key in ordered
+                ),
+            )
+        )
+    return sorted(found, key=lambda study: study.title)
+
+
+def frame(study: Study) -> pd.DataFrame:
+    """The table as words: one row a setup and epsilon, ours and the paper's columns for each test set."""
+    lines = []
+    for row in study.rows:
+        line: dict[str, str] = {
+            "setup": row.experiment,
+            "epsilon": f"{row.epsilon:g}",
+            "n": str(len(row.runs)),
+        }
+        for source in study.sources:
+            for metric, name in METRICS.items():
+                line[f"{SOURCES.get(source, source)} {name}"] = _words(row.score(source, metric))
+                if source in ("cbis_ddsm", "bcdr"):
+                    line[f"paper {SOURCES[source]} {name}"] = _words(
+                        paper.score(row.experiment, row.epsilon, source, metric)
+                    )
+        line["privacy"] = row.privacy
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
+    """The tidy form of all tables: one line a study, setup, epsilon, test set and metric."""
+    lines = []
+    for study in all_studies:
+        for row in study.rows:
+            for source in study.sources:
+                for metric in METRICS:
+                    ours = row.score(source, metric)
+                    if ours is None:
+                        continue
+                    theirs = paper.score(row.experiment, row.epsilon, source, metric)
+                    lines.append(
+                        {
+                            "study": study.title,
+                            "experiment": row.experiment,
+                            "epsilon": row.epsilon,
+                            "privacy": row.privacy,
+                            "test_set": source,
+                            "metric": metric,
+                            "mean": ours[0],
+                            "population_std": ours[1],
+                            "n": ours[2],
+                            "seeds": " ".join(map(str, row.seeds)),
+                            "paper_mean": theirs.mean if theirs else None,
+                            "paper_population_std": theirs.std if theirs else None,
+                        }
+                    )
+    return pd.DataFrame(lines)
+
+
+def markdown(all_studies: Iterable[Study], *, privacy: bool = True) -> str:
+    """All tables in Markdown; without the privacy column where it must fit a terminal."""
+    blocks = []
+    for study in all_studies:
+        table = frame(study)
+        if not privacy:
+            table = table.drop(columns="privacy")
+        cells = [list(table.columns), *table.to_numpy().tolist()]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells
+        ]
+        lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+        blocks.append(f"### {study.title}\n\n" + "\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _words(score: tuple[float, ...] | None) -> str:
+    """(0.6571, 0.0123, ...) -> '.657 ± .012'."""
+    if score is None:
+        return "–"
+    return " ± ".join(f"{value:.3f}".removeprefix("0") for value in score[:2])

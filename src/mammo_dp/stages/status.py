@@ -1,0 +1,56 @@
+"""`stage=status`: what is built, what failed, what to run next. Reads manifests only; loads neither torch nor pandas."""
+
+from pathlib import Path
+
+from mammo_dp.artifacts import ERROR, Artifact, Store
+from mammo_dp.config import Config
+from mammo_dp.pipeline import STAGES
+
+SHOWN = 6  # newest folders of a stage that are listed one by one
+
+
+def describe(config: Config) -> str:
+    """The whole status as text, one block a stage."""
+    store = Store(Path(config.outputs))
+    lines = [f"artifacts in {config.outputs}/"]
+    following: str | None = None
+    for stage in STAGES.values():
+        finished = store.finished(stage.name)
+        done = {artifact.folder for artifact in finished}
+        open_folders = [folder for folder in store.folders(stage.name) if folder not in done]
+        lines.append(f"\n{stage.name:<17} {stage.summary}")
+        lines.append(f"  {len(finished)} finished, {len(open_folders)} not finished")
+        newest = sorted(finished, key=lambda artifact: artifact.manifest["timings"]["finished"])
+        if len(newest) > SHOWN:
+            lines.append(f"  ... {len(newest) - SHOWN} older")
+        lines += [f"  {_line(artifact)}" for artifact in newest[-SHOWN:]]
+        lines += [line for folder in open_folders for line in _unfinished(store, folder)]
+        if not finished and following is None:
+            following = stage.name
+    lines.append(f"\nnext: {_next(following)}")
+    return "\n".join(lines)
+
+
+def _line(artifact: Artifact) -> str:
+    summary = artifact.manifest.get("summary", "").splitlines()
+    return f"{artifact.folder.name}  {summary[0] if summary else ''}".rstrip()
+
+
+def _unfinished(store: Store, folder: Path) -> list[str]:
+    error = folder / ERROR
+    if error.is_file():
+        text = error.read_text().strip().splitlines()
+        return [f"  {folder.name}  FAILED: {text[-1]}", f"    {text[0]}"]
+    if store.is_locked(folder):
+        return [f"  {folder.name}  running"]
+    return [f"  {folder.name}  stopped; the same command resumes it"]
+
+
+def _next(stage: str | None) -> str:
+    if stage is None:
+        return "python -m mammo_dp stage=report, after any new run"
+    if stage == "extract_patches":
+        return (
+            "./scripts/demo.sh, or python -m mammo_dp stage=extract_patches dataset=NAME dataset.root=FOLDER"
+        )
+    return f"python -m mammo_dp stage={stage}, with the dataset and classifier of the stages before it"

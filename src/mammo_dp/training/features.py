@@ -1,0 +1,98 @@
+"""Features of the frozen body: computed once for all flips and cached, or computed from the images at every step."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mammo_dp.config import Classifier
+from mammo_dp.data.transforms import FLIPS, flip, to_inputs
+
+
+class FeatureSource(Protocol):
+    """Feature vectors by position in the patch set and by flip."""
+
+    def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+        """(k,) positions and (k, r) flips, each 0 to FLIPS - 1 -> (k, r, d) features."""
+        ...
+
+
+class CachedFeatures:
+    """A (n, FLIPS, d) table, on the device."""
+
+    def __init__(self, table: torch.Tensor, *, normalize: bool) -> None:
+        self.table = normalized(table) if normalize else table
+
+    def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+        device = self.table.device
+        return self.table[positions.to(device)[:, None], flips.to(device)]
+
+
+class ImageFeatures:
+    """The body on flipped images, again at every request. images: (n, h, w) uint8."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        settings: Classifier,
+        *,
+        normalize: bool,
+        batch_size: int,
+    ) -> None:
+        self.images, self.encode, self.settings = images, encode, settings
+        self.normalize, self.batch_size = normalize, batch_size
+
+    def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+        chunks = []
+        for start in range(0, len(positions), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            inputs = inputs_of(self.images[positions[part].numpy()], self.settings)
+            columns = []
+            for column in flips[part].T:
+                flipped = torch.stack([flip(x, int(v)) for x, v in zip(inputs, column, strict=True)])
+                columns.append(self.encode(flipped))
+            chunks.append(torch.stack(columns, dim=1))
+        if not chunks:  # an empty Poisson batch is still a step
+            width = self.encode(inputs_of(self.images[:1], self.settings)).shape[1]
+            return torch.zeros(0, flips.shape[1], width)
+        features = torch.cat(chunks)
+        return normalized(features) if self.normalize else features
+
+
+def inputs_of(images: np.ndarray, settings: Classifier) -> torch.Tensor:
+    """(n, h, w) uint8 -> the backbone's (n, 3, s, s) inputs."""
+    return to_inputs(images, size=settings.input_size, mean=settings.mean, std=settings.std)
+
+
+def encoder(
+    body: nn.Module, device: torch.device, *, precision: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from (n, 3, s, s) inputs to (n, d) float32 features on the device."""
+    body = body.to(device)
+
+    @torch.inference_mode()
+    def encode(inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return body(inputs.to(device)).float()
+
+    return encode
+
+
+def all_flips(
+    images: np.ndarray, encode: Callable[[torch.Tensor], torch.Tensor], settings: Classifier
+) -> torch.Tensor:
+    """(n, h, w) uint8 -> (n, FLIPS, d) features on the CPU."""
+    inputs = inputs_of(images, settings)
+    return torch.stack([encode(flip(inputs, variant)).cpu() for variant in range(FLIPS)], dim=1)
+
+
+def normalized(features: torch.Tensor) -> torch.Tensor:
+    """Each feature vector layer-normalised without learnt parameters, then scaled to unit length.
+
+    It looks at one vector at a time and therefore costs no privacy.
+    """
+    return functional.normalize(functional.layer_norm(features, features.shape[-1:]), dim=-1)
