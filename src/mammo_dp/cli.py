@@ -68,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- composing --------------------------------------------------------------------------------------------------
 
 
-def _compose(jobs: Sequence[list[str]]) -> list[Any]:
+def compose(jobs: Sequence[list[str]]) -> list[Any]:
     """The validated Config of each list of overrides. Raises UserError at the first that is refused."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -81,7 +82,7 @@ def _compose(jobs: Sequence[list[str]]) -> list[Any]:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for overrides in jobs:
             try:
-                composed = OmegaConf.to_container(compose("config", overrides), resolve=True)
+                composed = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
             except (HydraException, OmegaConfBaseException) as error:
                 raise UserError(_in_one_sentence(error)) from None
             configs.append(parse(composed))  # type: ignore[arg-type]
@@ -123,7 +124,7 @@ def _expand(words: list[str]) -> list[list[str]]:
 
 
 def _single(words: list[str]) -> int:
-    (config,) = _compose([words])
+    (config,) = compose([words])
     if config.stage == "status":
         from mammo_dp.stages.status import describe
 
@@ -157,7 +158,7 @@ def _single(words: list[str]) -> int:
 def _sweep(words: list[str]) -> int:
     """Compose and check every job before the first one runs, then let Hydra's launcher run them."""
     jobs = _expand(words)
-    configs = _compose(jobs)
+    configs = compose(jobs)
     if any(config.stage == "status" for config in configs):
         raise UserError(
             "stage=status cannot be swept over; name the stage to run, as in -m stage=train_classifier"

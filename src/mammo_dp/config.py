@@ -72,12 +72,21 @@ class Patches(Section):
 class Classifier(Section):
     backbone: str  # any timm model name
     backbone_args: dict[str, Any]  # passed to timm.create_model
-    weights: str  # imagenet, none, or the path of a .safetensors or .pth file
+    weights: str  # imagenet, none, the path of a .safetensors or .pth file, or pkg:NAME for a file of this package
     init_seed: int = Field(ge=0)  # of random weights
     input_size: int = Field(ge=16)  # px
     mean: float  # inputs are (x / 255 - mean) / std
     std: float = Field(gt=0)
     cache_features: bool  # False: every step runs the frozen body on the images
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of weights on this machine, or None where they are random or downloaded."""
+        if self.weights in ("none", "imagenet"):
+            return None
+        if self.weights.startswith("pkg:"):
+            return Path(__file__).resolve().parent / "models" / self.weights.removeprefix("pkg:")
+        return Path(self.weights)
 
 
 class Recipe(Section):

@@ -92,15 +92,14 @@ def _classifier_settings(config: Config) -> dict[str, Any]:
 
 def _weights(config: Config, store: Store) -> dict[str, str]:
     classifier = config.classifier
-    if classifier.weights == "none":
-        return {"weights": f"random, seed {classifier.init_seed}"}
-    if classifier.weights == "imagenet":
-        return {"weights": "imagenet"}
-    path = Path(classifier.weights)
+    path = classifier.weights_file
+    if path is None:
+        random = classifier.weights == "none"
+        return {"weights": f"random, seed {classifier.init_seed}" if random else "imagenet"}
     if not path.is_file():
         raise UserError(
-            f"classifier.weights={path} is not a file; give a .safetensors or .pth file of {classifier.backbone}, "
-            "or classifier.weights=imagenet to download it"
+            f"classifier.weights={classifier.weights} is not a file; give a .safetensors or .pth file of "
+            f"{classifier.backbone}, or classifier.weights=imagenet to download it"
         )
     return {"weights": artifacts.file_identity(path, store.cache)}
 
@@ -383,7 +382,7 @@ def outside_paths(config: Config) -> dict[str, str]:
     paths = {key: path for key, path in paths.items() if Path(path).is_absolute()}
     if config.dataset.root is not None:
         paths["dataset.root"] = config.dataset.root
-    if config.classifier.weights not in ("imagenet", "none"):
+    if config.classifier.weights_file is not None and not config.classifier.weights.startswith("pkg:"):
         paths["classifier.weights"] = config.classifier.weights
     return paths
 

@@ -208,7 +208,7 @@ def _noise(
     return sum(cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC) for layer in layers)  # type: ignore[return-value]
 
 
-def _outline(mass: Mass, centre: tuple[float, float]) -> np.ndarray:
+def outline(mass: Mass, centre: tuple[float, float]) -> np.ndarray:
     """(256, 2) whole-number polygon of x, y."""
     points = np.array(centre) + mass.radii[:, None] * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
     return np.rint(points).astype(np.int32)
@@ -247,9 +247,9 @@ def _write_cbis_view(study: Study, view: View, tree: Path, *, title: str) -> lis
     image_path = _write_series(tree, case, "full mammogram images", [stored])
     rows = []
     for mass, centre in view.masses:
-        outline = _outline(mass, centre)
-        mask = cv2.fillPoly(np.zeros(stored.shape, np.uint8), [outline], 255)
-        x, y, w, h = cv2.boundingRect(outline)
+        polygon = outline(mass, centre)
+        mask = cv2.fillPoly(np.zeros(stored.shape, np.uint8), [polygon], 255)
+        x, y, w, h = cv2.boundingRect(polygon)
         crop = stored[max(y, 0) : y + h, max(x, 0) : x + w]
         pair = [crop, mask] if (study.patient + mass.number) % 2 else [mask, crop]
         roi_path = _write_series(tree, f"{case}_{mass.number}", "ROI mask images", pair)
@@ -323,7 +323,7 @@ def write_bcdr(studies: Iterator[Study], root: Path) -> None:
             exposed = 0.08 + 0.85 * view.pixels**0.7  # brighter and flatter than the development cohort
             cv2.imwrite(str(folder / file), np.rint(255 * exposed).astype(np.uint8))
             for mass, centre in view.masses:
-                points = _outline(mass, centre)
+                points = outline(mass, centre)
                 values = (
                     study.patient, 1, series, mass.number, 1, code, file.as_posix(),
                     " " + " ".join(map(str, points[:, 0])), " " + " ".join(map(str, points[:, 1])),

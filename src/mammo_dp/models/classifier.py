@@ -30,9 +30,7 @@ def build_body(settings: Classifier) -> nn.Module:
         torch.manual_seed(settings.init_seed)
         body = _create(settings)
     if settings.weights != "none":
-        imagenet = settings.weights == "imagenet"
-        path = _imagenet_file(settings.backbone) if imagenet else Path(settings.weights)
-        load_weights(body, path, name=settings.backbone)
+        load_weights(body, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone)
     return body.eval().requires_grad_(False)
 
 
