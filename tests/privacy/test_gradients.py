@@ -1,0 +1,107 @@
+"""The closed form against autograd, unit by unit, and the sensitivity of the sum."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from mammo_dp.privacy.gradients import gradient_sum
+
+
+def make_head(kind: str, d: int = 12) -> nn.Sequential:
+    torch.manual_seed(0)
+    if kind == "linear":
+        return nn.Sequential(nn.Linear(d, 2)).double()
+    return nn.Sequential(nn.Linear(d, 7), nn.LeakyReLU(0.2), nn.Linear(7, 2)).double()
+
+
+def one_by_one(head, features, labels, *, smoothing=0.0) -> torch.Tensor:
+    """(units, parameters): each unit's gradient by plain autograd, as a reference."""
+    rows = []
+    for x, y in zip(features, labels, strict=True):
+        head.zero_grad()
+        loss = functional.cross_entropy(head(x), y.expand(len(x)), label_smoothing=smoothing)
+        loss.backward()
+        rows.append(torch.cat([p.grad.flatten() for p in head.parameters()]))
+    return torch.stack(rows)
+
+
+def summed(head, features, labels, **kwargs) -> torch.Tensor:
+    gradient_sum(head, features, labels, **{"max_grad_norm": None, **kwargs})
+    return torch.cat([p.grad.flatten() for p in head.parameters()])
+
+
+def batch(units: int, rows: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    features = torch.randn(units, rows, 12, generator=g, dtype=torch.float64)
+    return features, torch.randint(2, (units,), generator=g)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("norm", [None, 0.3])
+def test_closed_form_equals_autograd(kind, rows, smoothing, norm):
+    head, (features, labels) = make_head(kind), batch(9, rows)
+    each = one_by_one(head, features, labels, smoothing=smoothing)
+    norms = gradient_sum(head, features, labels, max_grad_norm=norm, label_smoothing=smoothing)
+    torch.testing.assert_close(norms, each.norm(dim=1))
+    factors = torch.ones(9) if norm is None else (norm / each.norm(dim=1)).clamp(max=1)
+    ours = torch.cat([p.grad.flatten() for p in head.parameters()])
+    torch.testing.assert_close(ours, (each * factors[:, None].double()).sum(0))
+    assert norm is None or (each.norm(dim=1) > norm).any()  # the clipping was at work
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["linear", "mlp"]),
+    rows=st.sampled_from([1, 4]),
+    norm=st.floats(0.01, 5),
+    scale=st.floats(0.1, 1000),
+    seed=st.integers(0, 10**6),
+    gone=st.integers(0, 5),
+)
+def test_one_unit_moves_the_sum_by_at_most_c(kind, rows, norm, scale, seed, gone):
+    head = make_head(kind)
+    features, labels = batch(6, rows, seed)
+    features[gone] *= scale
+    kept = [i for i in range(6) if i != gone]
+    moved = summed(head, features, labels, max_grad_norm=norm) - summed(
+        head, features[kept], labels[kept], max_grad_norm=norm
+    )
+    assert moved.norm() <= norm * (1 + 1e-9)
+
+
+def test_without_clipping_a_unit_moves_the_sum_by_more():
+    """Negative control of the test above."""
+    head, (features, labels) = make_head("linear"), batch(6, 4)
+    features[2] *= 1000
+    kept = [0, 1, 3, 4, 5]
+    moved = summed(head, features, labels) - summed(head, features[kept], labels[kept])
+    assert moved.norm() > 10
+
+
+def test_clipping_each_flip_is_not_clipping_the_image():
+    """Negative control: flips taken as units of their own move the sum by more than C."""
+    head, (features, labels) = make_head("linear"), batch(1, 1)
+    flips = features.expand(1, 4, 12) * 50
+    whole = summed(head, flips, labels, max_grad_norm=1.0)
+    apart = summed(head, flips.transpose(0, 1), labels.expand(4), max_grad_norm=1.0)
+    assert whole.norm() <= 1 + 1e-9 < apart.norm()
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_no_unit_gives_zeros(kind):
+    head = make_head(kind)
+    gradient = summed(
+        head, torch.zeros(0, 1, 12, dtype=torch.float64), torch.zeros(0, dtype=torch.int64), max_grad_norm=1.0
+    )
+    assert gradient.abs().sum() == 0
+
+
+def test_layers_without_a_closed_form_are_refused():
+    head = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    with pytest.raises(TypeError, match="BatchNorm1d"):
+        gradient_sum(head, *batch(3, 1), max_grad_norm=1.0)

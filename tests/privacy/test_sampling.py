@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from mammo_dp.privacy.sampling import PoissonBatches, ShuffledBatches, seeded_generator
+
+
+def test_poisson_inclusion():
+    """Each record joins with probability q, pairs independently."""
+    n, q, draws = 40, 0.2, 4000
+    batches = PoissonBatches(n, q, seeded_generator(0, "batches"))
+    joined = torch.zeros(draws, n)
+    for i in range(draws):
+        joined[i, batches.next()] = 1
+    assert joined.mean(0).numpy() == pytest.approx(q, abs=4.5 * (q * (1 - q) / draws) ** 0.5)
+    sizes = joined.sum(1)
+    assert sizes.var() == pytest.approx(n * q * (1 - q), rel=0.15)  # a fixed batch would have none
+    pairs = torch.corrcoef(joined.T) - torch.eye(n)
+    assert pairs.abs().max() < 0.09
+
+
+def test_poisson_batches_may_be_empty():
+    batches = PoissonBatches(3, 0.1, seeded_generator(0, "batches"))
+    assert min(len(batches.next()) for _ in range(50)) == 0
+
+
+def test_saved_state_resumes_the_sequence():
+    batches = PoissonBatches(50, 0.3, seeded_generator(0, "batches"))
+    for _ in range(3):
+        batches.next()
+    state = batches.generator.get_state()
+    expected = [batches.next() for _ in range(3)]
+    again = PoissonBatches(50, 0.3, torch.Generator())
+    again.generator.set_state(state)
+    assert all(torch.equal(a, again.next()) for a in expected)
+
+
+def test_shuffled_epoch_sees_everything_once():
+    batches = ShuffledBatches(10, 4, seeded_generator(0, "batches"), torch.empty(0, dtype=torch.int64))
+    drawn = [batches.next() for _ in range(3)]
+    assert [len(b) for b in drawn] == [4, 4, 2]
+    assert sorted(torch.cat(drawn).tolist()) == list(range(10))
+
+
+def test_streams_and_seeds_differ():
+    first = [torch.rand(1, generator=seeded_generator(s, name)).item() for s in (0, 1) for name in ("batches", "noise")]
+    assert len(set(first)) == 4

@@ -1,0 +1,61 @@
+import pytest
+
+from mammo_dp.cli import compose
+from mammo_dp.config import config_dir
+from mammo_dp.errors import UserError
+from tests.conftest import config_of
+
+
+def test_every_group_choice_composes():
+    groups = [p for p in config_dir().iterdir() if p.is_dir() and p.name != "hydra"]
+    assert len(groups) >= 7
+    for group in groups:
+        for choice in group.glob("*.yaml"):
+            config_of(f"{group.name}={choice.stem}")
+
+
+def test_paper_recipe_is_the_paper():
+    recipe = config_of().recipe
+    assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.lr) == ("paper", 300, 128, 1e-5)
+    assert (recipe.weight_decay, recipe.label_smoothing, recipe.max_grad_norm) == (1e-8, 0.1, 1.0)
+    assert (recipe.select, recipe.flips, recipe.test_flips) == ("best_val", "random", False)
+
+
+def test_all_faults_are_reported_at_once():
+    with pytest.raises(UserError) as caught:
+        config_of("privacy.epsilon=-1", "privacy.delta=2", "seed=x")
+    assert all(key in str(caught.value) for key in ("privacy.epsilon=-1", "privacy.delta=2", "seed=x"))
+
+
+@pytest.mark.parametrize("word", ["privacy.epsillon=3", "+privacy.epsillon=3"])
+def test_unknown_key_names_the_nearest(word):
+    with pytest.raises(UserError, match="Did you mean privacy.epsilon"):
+        config_of(word)
+
+
+def test_config_is_frozen():
+    config = config_of()
+    with pytest.raises(Exception, match="frozen"):
+        config.privacy.epsilon = 100.0
+
+
+def test_epsilon_inf_is_not_private():
+    assert not config_of("privacy.epsilon=inf").privacy.is_private
+    assert config_of("privacy.epsilon=1").privacy.is_private
+
+
+def test_private_run_needs_a_published_count():
+    with pytest.raises(UserError, match="privacy.public_count"):
+        config_of("dataset.public_count=null")
+    assert config_of("dataset.public_count=null", "privacy.public_count=900").public_count == 900
+    assert config_of("dataset.public_count=null", "privacy.epsilon=inf").public_count is None
+
+
+def test_delta_of_one_over_n_warns():
+    assert config_of("privacy.delta=0.001").warnings
+    assert not config_of("privacy.delta=0.0001").warnings
+
+
+def test_one_bad_job_refuses_all():
+    with pytest.raises(UserError):
+        compose([["seed=1"], ["seed=2"], ["seed=1.5"]])

@@ -1,0 +1,182 @@
+"""The loop: resume, selection, the empty batch, and features cached against features computed from images."""
+
+
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mammo_dp.artifacts import Cache, Output
+
+from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.models.classifier import build_body, build_head, feature_size
+from mammo_dp.pipeline import Node
+from mammo_dp.training.classifier import HeadTrainer, Plan, make_plan, predict, train
+from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
+from tests.conftest import config_of
+
+
+def toy_problem(n: int = 60, d: int = 8):
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (n,), generator=g)
+    table = torch.randn(n, 4, d, generator=g) + labels[:, None, None] * 0.8
+    return CachedFeatures(table, normalize=False), np.arange(n), labels
+
+
+def trainer_of(tmp_path, *overrides: str, seed: int = 0) -> HeadTrainer:
+    config = config_of("privacy.public_count=60", "privacy.delta=0.001", "privacy.accountant=rdp",
+                       "recipe.batch_size=20", "recipe.epochs=5", *overrides)  # fmt: skip
+    source, positions, labels = toy_problem()
+    plan = make_plan(config, records=len(positions), cache=Cache(tmp_path))
+    head = build_head(config.recipe, features=8, seed=seed)
+    return HeadTrainer(
+        head, source, positions, labels, plan=plan, recipe=config.recipe, seed=seed, device=torch.device("cpu")
+    )
+
+
+def weights(trainer: HeadTrainer) -> torch.Tensor:
+    return torch.cat([v.flatten() for v in trainer.head.state_dict().values()])
+
+
+@pytest.mark.parametrize("epsilon", ["2", "inf"])
+@pytest.mark.parametrize("recipe", ["paper", "dp_gd"])
+def test_resume_at_any_step_is_bit_identical(tmp_path, epsilon, recipe):
+    words = (f"privacy.epsilon={epsilon}", f"recipe={recipe}", "recipe.batch_size=20", "recipe.select=average")
+    whole = trainer_of(tmp_path, *words)
+    for _ in range(whole.plan.steps):
+        whole.step()
+    for stop in (1, 7):
+        first = trainer_of(tmp_path, *words)
+        for _ in range(stop):
+            first.step()
+        torch.save(first.state_dict(), tmp_path / "last.pt")
+        second = trainer_of(tmp_path, *words)
+        second.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
+        while second.step_number < second.plan.steps:
+            second.step()
+        assert torch.equal(weights(second), weights(whole))
+        assert all(torch.equal(a, whole.selected()[0][k]) for k, a in second.selected()[0].items())
+
+
+def test_an_empty_batch_is_a_noisy_step(tmp_path):
+    trainer = trainer_of(tmp_path, "privacy.epsilon=2")
+    trainer.batches.next = lambda: torch.empty(0, dtype=torch.int64)  # type: ignore[method-assign]
+    before = weights(trainer).clone()
+    trainer.step()
+    assert (weights(trainer) != before).float().mean() > 0.9
+
+
+def test_plan_takes_nothing_from_private_sizes(tmp_path):
+    config = config_of("privacy.public_count=1104", "privacy.accountant=rdp")
+    plans = [make_plan(config, records=n, cache=Cache(tmp_path)) for n in (1103, 7, 4000)]
+    assert plans[0] == plans[1] == plans[2]
+    assert plans[0].steps == 2700
+    assert plans[0].mechanism is not None
+    assert plans[0].mechanism.sample_rate == pytest.approx(1 / 9)
+    open_plan = make_plan(config_of("privacy.epsilon=inf"), records=256, cache=Cache(tmp_path))
+    assert (open_plan.steps, open_plan.mechanism) == (600, None)
+
+
+def test_average_is_the_mean_of_the_second_half(tmp_path):
+    trainer = trainer_of(tmp_path, "recipe=dp_gd", "privacy.epsilon=inf", "recipe.epochs=6", "recipe.batch_size=null")
+    seen = []
+    for _ in range(6):
+        trainer.step()
+        seen.append(trainer.head.state_dict()["0.weight"].clone())
+    torch.testing.assert_close(trainer.selected()[0]["0.weight"], torch.stack(seen[3:]).mean(0))
+
+
+def test_best_val_takes_the_highest_auprc_and_breaks_ties_by_loss(tmp_path):
+    trainer = trainer_of(tmp_path)
+    labels = np.array([0, 0, 1, 1])
+    offers = [
+        (np.array([0.9, 0.2, 0.6, 0.7]), "worse ranking"),
+        (np.array([0.4, 0.4, 0.6, 0.6]), "perfect, unsure"),
+        (np.array([0.1, 0.1, 0.9, 0.9]), "perfect, sure"),
+        (np.array([0.3, 0.3, 0.6, 0.6]), "perfect, less sure"),
+    ]
+    for number, (p_malignant, _) in enumerate(offers):
+        trainer.step_number = number
+        trainer.consider(labels, p_malignant)
+    assert trainer.best.step == 2
+
+
+def test_only_eligible_epochs_are_validated(tmp_path):
+    trainer = trainer_of(tmp_path, "privacy.epsilon=2", "recipe.epochs=20")
+    assert 0 < trainer.plan.first_eligible_step < trainer.plan.steps
+    labels = np.array([0, 1])
+    output = Output(tmp_path, Cache(tmp_path))
+    calls = []
+    train(trainer, output=output, checkpoint_seconds=99,
+          validate=lambda: calls.append(trainer.step_number) or (labels, np.array([0.2, 0.8])))  # fmt: skip
+    assert calls == list(range(trainer.plan.first_eligible_step, trainer.plan.steps + 1, trainer.plan.steps_per_epoch))
+    assert len(output.folder.joinpath("log.jsonl").read_text().splitlines()) == len(calls)
+
+
+def test_flips_of_the_paper_are_uniform_over_four(tmp_path):
+    flips = trainer_of(tmp_path)._flips(8000)
+    assert flips.shape == (8000, 1)
+    assert (torch.bincount(flips.flatten(), minlength=4) / 8000).numpy() == pytest.approx(0.25, abs=0.02)
+
+
+# --- cached features against the same run through the images -----------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", ["6", "inf"])
+def test_cached_run_equals_run_through_images(small, epsilon):
+    """20 steps, same noise: largest difference at most 1e-4 of the largest change. Train mode must fail this."""
+    config = config_of(*small.small, "recipe=dp_gd", "recipe.epochs=20", f"privacy.epsilon={epsilon}")
+    patches = PatchSet.load(Node.of(config, "extract_patches").artifact())
+    cached = load_file(Node.of(config, "extract_features").artifact().path("features.safetensors"))["features"]
+    body = build_body(config.classifier)
+    encode = encoder(body, torch.device("cpu"), precision="float32")
+    images = ImageFeatures(patches.images, encode, config.classifier, normalize=True, batch_size=13)
+    positions = patches.rows("train")
+    labels = torch.from_numpy(patches.malignant[positions])
+
+    def final(source) -> torch.Tensor:
+        plan = make_plan(config, records=len(positions), cache=Cache(small.root / "cache"))
+        head = build_head(config.recipe, features=feature_size(body), seed=0)
+        trainer = HeadTrainer(
+            head, source, positions, labels, plan=plan, recipe=config.recipe, seed=0, device=torch.device("cpu")
+        )
+        for _ in range(plan.steps):
+            trainer.step()
+        return weights(trainer)
+
+    through_cache = final(CachedFeatures(cached, normalize=True))
+    change = through_cache.abs().max()  # the head starts at zero
+    assert change > 0.1
+    assert (final(images) - through_cache).abs().max() <= 1e-4 * change
+
+    torch.manual_seed(0)
+    in_train_mode = all_flips(patches.images, encoder(body.train(), torch.device("cpu"), precision="float32"),
+                              config.classifier)  # fmt: skip
+    wrong = final(CachedFeatures(in_train_mode, normalize=True))
+    assert (wrong - through_cache).abs().max() > 1e-4 * change
+
+
+def test_a_run_without_the_cache_goes_through_the_stage(small):
+    words = [*small.small, "stage=train_classifier", "recipe=dp_gd", "recipe.epochs=3", "privacy.epsilon=6"]
+    tables = []
+    for flag in ("true", "false"):
+        assert small.run(*words, f"classifier.cache_features={flag}") == 0
+        folder = Node.of(config_of(*words, f"classifier.cache_features={flag}")).folder
+        tables.append(load_file(folder / "head.safetensors")["0.weight"])
+    torch.testing.assert_close(*tables, rtol=1e-3, atol=1e-4)
+
+
+def test_predict_averages_flips():
+    source, positions, _ = toy_problem()
+    head = build_head(config_of("recipe=paper").recipe, features=8, seed=0)
+    flips = predict(head, source, positions, test_flips=True)
+    with torch.no_grad():
+        by_hand = head(source.table).softmax(-1)[..., 1].mean(1)
+    assert flips == pytest.approx(by_hand.numpy(), abs=1e-6)
+    assert not np.allclose(flips, predict(head, source, positions, test_flips=False))
+
+
+def test_plan_of_infinite_epsilon_has_no_mechanism(tmp_path):
+    plan = make_plan(config_of("privacy.epsilon=inf"), records=100, cache=Cache(tmp_path))
+    assert plan == Plan(300, 1, None, 0, 100)
