@@ -3,9 +3,9 @@
 
     python benchmarks/choose_dp_gd.py        # about 5 minutes on 2 cores
 
-Phantoms of another seed than the toy's, as many training patches as the paper has (1104), features of swin_micro. For each
-point of a grid over epochs, lr and C: AUROC on 200 held-out phantom patients, averaged over epsilon 1, 6 and 60 and five
-noise seeds. The rule, fixed before the first run: the point with the highest average is the default.
+Phantoms of another seed than the toy's, as many training patches as the paper has (1104), features of swin_micro.
+For each point of a grid over epochs, lr and C: AUROC on 200 held-out phantom patients, averaged over epsilon 1, 6 and
+60 and five noise seeds. The rule, fixed before the first run: the point with the highest average is the default.
 """
 
 import itertools
@@ -54,7 +54,9 @@ def main() -> None:
     train, held_out = cohort(base, 0, 491), cohort(base, 1, 200)
     encode = encoder(build_body(base.classifier), torch.device("cpu"), precision="float32")
     images, labels = (np.concatenate(pair) for pair in zip(train, held_out, strict=True))
-    table = torch.cat([all_flips(images[i : i + 64], encode, base.classifier) for i in range(0, len(images), 64)])
+    table = torch.cat(
+        [all_flips(images[i : i + 64], encode, base.classifier) for i in range(0, len(images), 64)]
+    )
     source = CachedFeatures(table, normalize=True)
     training, testing = np.arange(len(train[1])), np.arange(len(train[1]), len(labels))
     cache = Cache(Path(tempfile.mkdtemp()))
@@ -84,7 +86,8 @@ def main() -> None:
         results[epochs, lr, norm] = statistics.fmean(means)
         row = "  ".join(f"{m:.3f}" for m in means)
         print(f"{epochs:6} {lr:5g} {norm:5g}  {row}  {results[epochs, lr, norm]:.4f}", flush=True)
-    print("highest: epochs %d, lr %g, C %g" % max(results, key=results.__getitem__))
+    epochs, lr, norm = max(results, key=results.__getitem__)
+    print(f"highest: epochs {epochs}, lr {lr:g}, C {norm:g}")
 
 
 if __name__ == "__main__":

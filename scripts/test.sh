@@ -5,4 +5,4 @@ make_environment test
 
 "$PY" -m ruff check src tests benchmarks scripts
 "$PY" -m ruff format --check src tests benchmarks scripts
-exec "$PY" -m pytest "$@"
+exec "$PY" -m pytest -n 2 --dist loadfile "$@"

@@ -18,7 +18,9 @@ def refused(place, *words: str) -> str:
     assert "Traceback" not in out + err
     assert err.startswith("mammo_dp: ")
     assert len(err.strip().splitlines()) == 1, err
-    made = [p for p in place.outputs.glob("*") if not p.name.startswith(".")] if place.outputs.exists() else []
+    made = (
+        [p for p in place.outputs.glob("*") if not p.name.startswith(".")] if place.outputs.exists() else []
+    )
     assert made == []
     return err
 
@@ -41,8 +43,7 @@ TRAIN = ("stage=train_classifier", "build_inputs=true")
         ((*TRAIN, "seed=1.5"), "integer"),
         ((*TRAIN, "seed=x"), "integer"),
         ((*TRAIN, "dataset=toi"), "choose one of"),
-        ((*TRAIN, "dataset.root=null", "dataset=release"), "set dataset.root=FOLDER"),
-        ((*TRAIN, "dataset=release", "dataset.root=/nowhere/at/all"), "dataset.root"),
+        ((*TRAIN, "dataset=cbis_bcdr"), "has no place in the groups"),
         ((*TRAIN, "classifier.weights=/nowhere.safetensors"), "is not a file"),
         ((*TRAIN, "classifier.backbone=swin_tinny"), "timm knows no model"),
         (("stage=train_classifier",), "stage=extract_patches"),
@@ -53,6 +54,13 @@ TRAIN = ("stage=train_classifier", "build_inputs=true")
 )
 def test_refusals(place, words, expected):
     assert expected in refused(place, *place.small, *words)
+
+
+def test_absent_root(place):
+    words = (f"outputs={place.outputs}", *TRAIN)
+    for dataset in ("release", "cbis_ddsm", "cbis_bcdr"):
+        assert "set dataset.root=FOLDER" in refused(place, *words, f"dataset={dataset}")
+        assert "dataset.root=" in refused(place, *words, f"dataset={dataset}", "dataset.root=/nowhere/at/all")
 
 
 def test_empty_root(place):
@@ -81,7 +89,9 @@ def test_weights_that_do_not_fit(place):
         assert fault in sentence
         assert ("strange.weight" if fault == "unknown" else first) in sentence
     (place.root / "text.pth").write_text("no tensors")
-    assert "cannot be read" in refused(place, *place.small, *TRAIN, f"classifier.weights={place.root}/text.pth")
+    assert "cannot be read" in refused(
+        place, *place.small, *TRAIN, f"classifier.weights={place.root}/text.pth"
+    )
 
 
 def test_one_bad_job_among_five_good_ones(place):
@@ -90,7 +100,7 @@ def test_one_bad_job_among_five_good_ones(place):
 
 def test_missing_input_names_the_command(place):
     sentence = refused(place, *place.small, "stage=train_classifier", "seed=3")
-    assert f"python -m mammo_dp stage=extract_patches dataset=toy" in sentence
+    assert "python -m mammo_dp stage=extract_patches dataset=toy" in sentence
     assert "seed=3" not in sentence  # patches do not depend on it
 
 
@@ -138,6 +148,7 @@ def test_sweep_failure_skip_and_report(place):
 
     original = classifier.HeadTrainer.step
     try:
+
         def step(self):
             if self.recipe.epochs == 2:
                 raise FloatingPointError("planted")

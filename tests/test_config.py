@@ -29,7 +29,7 @@ def test_all_faults_are_reported_at_once():
 
 @pytest.mark.parametrize("word", ["privacy.epsillon=3", "+privacy.epsillon=3"])
 def test_unknown_key_names_the_nearest(word):
-    with pytest.raises(UserError, match="Did you mean privacy.epsilon"):
+    with pytest.raises(UserError, match=r"Did you mean privacy\.epsilon"):
         config_of(word)
 
 
@@ -45,7 +45,7 @@ def test_epsilon_inf_is_not_private():
 
 
 def test_private_run_needs_a_published_count():
-    with pytest.raises(UserError, match="privacy.public_count"):
+    with pytest.raises(UserError, match=r"privacy\.public_count"):
         config_of("dataset.public_count=null")
     assert config_of("dataset.public_count=null", "privacy.public_count=900").public_count == 900
     assert config_of("dataset.public_count=null", "privacy.epsilon=inf").public_count is None

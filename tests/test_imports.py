@@ -18,7 +18,9 @@ def test_imports_run_one_way():
 def test_wheel_carries_configs_and_runs(tmp_path):
     """Build a wheel, unpack it alone, and compose from it: configs/ must be found inside the package."""
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "outputs", "toy", "__pycache__"))
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "outputs", "toy", "__pycache__")
+    )
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     ran = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stderr
@@ -31,6 +33,8 @@ def test_wheel_carries_configs_and_runs(tmp_path):
         "assert c.config_dir().parent.name == 'mammo_dp'; "
         "from mammo_dp.cli import main; sys.exit(main(['dataset=toy']))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert ran.returncode == 0, ran.stderr
     assert "extract_patches" in ran.stdout

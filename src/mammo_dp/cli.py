@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word not in ("-m", "--multirun")]
     if any(word.startswith("-") for word in words):
         return _hand_to_hydra(words)  # --cfg, --info, --hydra-help: it prints and exits
+    from mammo_dp.artifacts import tree_identity
+
+    tree_identity.cache_clear()  # outside data is looked at once a command, not once a process
     try:
         if multirun:
             return _sweep(words)
@@ -96,6 +99,8 @@ def _in_one_sentence(error: Exception) -> str:
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
+        if unknown[1] in known_keys():
+            return f"{unknown[1]} has no place in the groups that were chosen; drop it or choose others"
         return f"unknown setting {unknown[1]}.{nearest(unknown[1], known_keys())}"
     unknown = re.search(r"In '[^']+': Could not find '([^']+)/([^']+)'", text)
     if unknown:
@@ -126,7 +131,7 @@ def _expand(words: list[str]) -> list[list[str]]:
 def _single(words: list[str]) -> int:
     (config,) = compose([words])
     if config.stage == "status":
-        from mammo_dp.stages.status import describe
+        from mammo_dp.status import describe
 
         print(describe(config))
         return DONE

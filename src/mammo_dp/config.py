@@ -72,7 +72,9 @@ class Patches(Section):
 class Classifier(Section):
     backbone: str  # any timm model name
     backbone_args: dict[str, Any]  # passed to timm.create_model
-    weights: str  # imagenet, none, the path of a .safetensors or .pth file, or pkg:NAME for a file of this package
+    weights: (
+        str  # imagenet, none, the path of a .safetensors or .pth file, or pkg:NAME for a file of this package
+    )
     init_seed: int = Field(ge=0)  # of random weights
     input_size: int = Field(ge=16)  # px
     mean: float  # inputs are (x / 255 - mean) / std

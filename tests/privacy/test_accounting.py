@@ -26,7 +26,9 @@ def test_published_value():
     assert prv == pytest.approx(6.769, abs=0.02)  # PLD
 
 
-@pytest.mark.parametrize(("target", "sigma"), [(1, 20.313), (6, 4.335), (12, 2.540), (20, 1.784), (60, 0.961)])
+@pytest.mark.parametrize(
+    ("target", "sigma"), [(1, 20.313), (6, 4.335), (12, 2.540), (20, 1.784), (60, 0.961)]
+)
 def test_rdp_noise_of_the_paper(target, sigma, cache):
     """N = 1104, batch 128: q = 1/9, 300 epochs of 9 steps (published code)."""
     found = calibrate(target=target, delta=1e-4, sample_rate=1 / 9, steps=2700, accountant="rdp", cache=cache)
@@ -35,7 +37,9 @@ def test_rdp_noise_of_the_paper(target, sigma, cache):
 
 @pytest.mark.parametrize(("target", "sigma"), [(1, 10.63), (6, 2.344), (12, 1.447), (20, 1.082), (60, 0.683)])
 def test_rdp_noise_of_the_paper_pooled(target, sigma, cache):
-    found = calibrate(target=target, delta=1e-4, sample_rate=1 / 33, steps=9900, accountant="rdp", cache=cache)
+    found = calibrate(
+        target=target, delta=1e-4, sample_rate=1 / 33, steps=9900, accountant="rdp", cache=cache
+    )
     assert found.noise_multiplier == pytest.approx(sigma, rel=0.002)
 
 
@@ -47,9 +51,7 @@ def test_prv_noise(target, sigma, cache):
     assert target - 0.01 < spent <= target
 
 
-@pytest.mark.parametrize(
-    ("target", "sigma"), [(1, 31.86), (6, 6.851), (12, 3.952), (20, 2.694), (60, 1.263)]
-)
+@pytest.mark.parametrize(("target", "sigma"), [(1, 31.86), (6, 6.851), (12, 3.952), (20, 2.694), (60, 1.263)])
 def test_full_batch_noise(target, sigma, cache):
     found = calibrate(target=target, delta=1e-4, sample_rate=1.0, steps=100, accountant="prv", cache=cache)
     assert found.noise_multiplier == pytest.approx(sigma, rel=5e-4)

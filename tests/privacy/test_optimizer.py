@@ -15,7 +15,11 @@ def updates(steps: int = 3, *, gradient: float = 0.0) -> list[torch.Tensor]:
     layer = nn.Linear(20_000, 1, bias=False)
     inner = torch.optim.SGD(layer.parameters(), lr=1.0)
     optimizer = private_optimizer(
-        inner, Mechanism(RATE, SIGMA, steps), max_grad_norm=C, public_count=N, noise=seeded_generator(0, "noise")
+        inner,
+        Mechanism(RATE, SIGMA, steps),
+        max_grad_norm=C,
+        public_count=N,
+        noise=seeded_generator(0, "noise"),
     )
     moved = []
     for _ in range(steps):

@@ -42,5 +42,9 @@ def test_shuffled_epoch_sees_everything_once():
 
 
 def test_streams_and_seeds_differ():
-    first = [torch.rand(1, generator=seeded_generator(s, name)).item() for s in (0, 1) for name in ("batches", "noise")]
+    first = [
+        torch.rand(1, generator=seeded_generator(s, name)).item()
+        for s in (0, 1)
+        for name in ("batches", "noise")
+    ]
     assert len(set(first)) == 4

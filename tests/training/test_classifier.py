@@ -1,14 +1,11 @@
 """The loop: resume, selection, the empty batch, and features cached against features computed from images."""
 
-
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mammo_dp.artifacts import Cache, Output
-
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
@@ -31,7 +28,14 @@ def trainer_of(tmp_path, *overrides: str, seed: int = 0) -> HeadTrainer:
     plan = make_plan(config, records=len(positions), cache=Cache(tmp_path))
     head = build_head(config.recipe, features=8, seed=seed)
     return HeadTrainer(
-        head, source, positions, labels, plan=plan, recipe=config.recipe, seed=seed, device=torch.device("cpu")
+        head,
+        source,
+        positions,
+        labels,
+        plan=plan,
+        recipe=config.recipe,
+        seed=seed,
+        device=torch.device("cpu"),
     )
 
 
@@ -42,7 +46,12 @@ def weights(trainer: HeadTrainer) -> torch.Tensor:
 @pytest.mark.parametrize("epsilon", ["2", "inf"])
 @pytest.mark.parametrize("recipe", ["paper", "dp_gd"])
 def test_resume_at_any_step_is_bit_identical(tmp_path, epsilon, recipe):
-    words = (f"privacy.epsilon={epsilon}", f"recipe={recipe}", "recipe.batch_size=20", "recipe.select=average")
+    words = (
+        f"privacy.epsilon={epsilon}",
+        f"recipe={recipe}",
+        "recipe.batch_size=20",
+        "recipe.select=average",
+    )
     whole = trainer_of(tmp_path, *words)
     for _ in range(whole.plan.steps):
         whole.step()
@@ -79,7 +88,9 @@ def test_plan_takes_nothing_from_private_sizes(tmp_path):
 
 
 def test_average_is_the_mean_of_the_second_half(tmp_path):
-    trainer = trainer_of(tmp_path, "recipe=dp_gd", "privacy.epsilon=inf", "recipe.epochs=6", "recipe.batch_size=null")
+    trainer = trainer_of(
+        tmp_path, "recipe=dp_gd", "privacy.epsilon=inf", "recipe.epochs=6", "recipe.batch_size=null"
+    )
     seen = []
     for _ in range(6):
         trainer.step()
@@ -110,7 +121,9 @@ def test_only_eligible_epochs_are_validated(tmp_path):
     calls = []
     train(trainer, output=output, checkpoint_seconds=99,
           validate=lambda: calls.append(trainer.step_number) or (labels, np.array([0.2, 0.8])))  # fmt: skip
-    assert calls == list(range(trainer.plan.first_eligible_step, trainer.plan.steps + 1, trainer.plan.steps_per_epoch))
+    assert calls == list(
+        range(trainer.plan.first_eligible_step, trainer.plan.steps + 1, trainer.plan.steps_per_epoch)
+    )
     assert len(output.folder.joinpath("log.jsonl").read_text().splitlines()) == len(calls)
 
 
@@ -128,7 +141,9 @@ def test_cached_run_equals_run_through_images(small, epsilon):
     """20 steps, same noise: largest difference at most 1e-4 of the largest change. Train mode must fail this."""
     config = config_of(*small.small, "recipe=dp_gd", "recipe.epochs=20", f"privacy.epsilon={epsilon}")
     patches = PatchSet.load(Node.of(config, "extract_patches").artifact())
-    cached = load_file(Node.of(config, "extract_features").artifact().path("features.safetensors"))["features"]
+    cached = load_file(Node.of(config, "extract_features").artifact().path("features.safetensors"))[
+        "features"
+    ]
     body = build_body(config.classifier)
     encode = encoder(body, torch.device("cpu"), precision="float32")
     images = ImageFeatures(patches.images, encode, config.classifier, normalize=True, batch_size=13)
@@ -139,7 +154,14 @@ def test_cached_run_equals_run_through_images(small, epsilon):
         plan = make_plan(config, records=len(positions), cache=Cache(small.root / "cache"))
         head = build_head(config.recipe, features=feature_size(body), seed=0)
         trainer = HeadTrainer(
-            head, source, positions, labels, plan=plan, recipe=config.recipe, seed=0, device=torch.device("cpu")
+            head,
+            source,
+            positions,
+            labels,
+            plan=plan,
+            recipe=config.recipe,
+            seed=0,
+            device=torch.device("cpu"),
         )
         for _ in range(plan.steps):
             trainer.step()

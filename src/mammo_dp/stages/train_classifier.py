@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Output, StageResult
+from mammo_dp.artifacts import Artifact, Output, StageResult, to_json
 from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
@@ -65,7 +65,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
 
     state, step = trainer.selected()
     trainer.head.load_state_dict(state)
-    metadata = {"config": (output.folder / "config.yaml").read_text(), "features": str(width)}
+    # one entry only: the library writes several in no fixed order, and equal runs must give equal bytes
+    metadata = {"model": to_json(_model_record(config, width))}
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, output.folder / WEIGHTS, metadata=metadata)
     metrics = _evaluate(patches, scores, output)
     metrics["training"] = _training_record(config, plan, step)
@@ -122,6 +123,16 @@ def _evaluate(patches: PatchSet, scores: Any, output: Output) -> dict[str, Any]:
         output.folder / PREDICTIONS, index=False, float_format="%.9g"
     )
     return metrics
+
+
+def _model_record(config: Config, features: int) -> dict[str, Any]:
+    """What is needed to use the weights: how inputs are made, which body, which head."""
+    return {
+        "features": features,
+        "patches": config.patches.model_dump(),
+        "classifier": config.classifier.model_dump(exclude={"weights", "cache_features"}),
+        "recipe": config.recipe.model_dump(include={"head", "hidden", "normalize_features", "test_flips"}),
+    }
 
 
 def _training_record(config: Config, plan: Plan, step: int) -> dict[str, Any]:

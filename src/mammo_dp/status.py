@@ -1,4 +1,4 @@
-"""`stage=status`: what is built, what failed, what to run next. Reads manifests only; loads neither torch nor pandas."""
+"""`stage=status`: what is built, what failed, what to run next. Reads manifests only; loads no torch, no pandas."""
 
 from pathlib import Path
 

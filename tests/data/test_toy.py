@@ -1,0 +1,89 @@
+"""The toy at the demo's size: hard enough, easy enough, and telling only by shape."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from mammo_dp import cli
+from mammo_dp.artifacts import Cache
+from mammo_dp.data import toy
+from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.models.classifier import build_head
+from mammo_dp.pipeline import Node
+from mammo_dp.stages.train_classifier import _features
+from mammo_dp.training.classifier import HeadTrainer, make_plan, predict
+from tests.conftest import Workplace, config_of
+
+WORDS = ("dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.epsilon=inf")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("demo"))
+    words = (*WORDS, f"dataset.root={place.root}/toy", f"outputs={place.outputs}")
+    assert place.run(*words, "stage=extract_features", "build_inputs=true") == cli.DONE
+    return config_of(*words)
+
+
+def auroc(config, patches, source, labels) -> dict[str, float]:
+    positions = patches.rows("train")
+    trainer = HeadTrainer(
+        build_head(config.recipe, features=64, seed=0), source, positions, torch.from_numpy(labels[positions]),
+        plan=make_plan(config, records=len(positions), cache=Cache(positions)),  # nothing to calibrate
+        recipe=config.recipe, seed=0, device=torch.device("cpu"),
+    )  # fmt: skip
+    for _ in range(trainer.plan.steps):
+        trainer.step()
+    trainer.head.load_state_dict(trainer.selected()[0])
+    scores = {}
+    for name in ("toy_cbis", "toy_bcdr"):
+        rows = patches.rows("test", name)
+        scores[name] = roc_auc_score(
+            patches.malignant[rows], predict(trainer.head, source, rows, test_flips=True)
+        )
+    return scores
+
+
+def test_difficulty_and_controls(demo):
+    patches = PatchSet.load(Node.of(demo, "extract_patches").artifact())
+    inputs = {"features": Node.of(demo, "extract_features").artifact()}
+    source, width = _features(demo, patches, inputs, torch.device("cpu"))
+    assert width == 64
+
+    honest = auroc(demo, patches, source, patches.malignant)
+    assert 0.75 < honest["toy_cbis"] < 0.98
+    assert honest["toy_bcdr"] > 0.65
+
+    rng = np.random.default_rng(0)
+    permuted = [auroc(demo, patches, source, rng.permutation(patches.malignant)) for _ in range(3)]
+    assert 0.4 < np.mean([scores["toy_cbis"] for scores in permuted]) < 0.6
+
+    brightness = patches.images.mean((1, 2))
+    for name in ("toy_cbis", "toy_bcdr"):
+        rows = patches.rows("test", name)
+        score = roc_auc_score(patches.malignant[rows], brightness[rows])
+        assert max(score, 1 - score) < 0.65
+
+    count = demo.dataset.public_count
+    assert count is not None
+    assert len(patches.rows("train")) == pytest.approx(count.image, rel=0.1)
+
+
+def test_drawing_is_seeded(demo):
+    settings = demo.dataset.toy
+    first, again, other = (
+        toy.draw_study(np.random.default_rng(seed), 1, settings, second_mass=True) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first.views[0].pixels, again.views[0].pixels)
+    assert not np.array_equal(first.views[0].pixels, other.views[0].pixels)
+    assert [len(view.masses) for view in first.views] == [2, 1]
+
+
+def test_area_and_contrast_do_not_tell_the_class():
+    rng = np.random.default_rng(0)
+    masses = [toy.draw_mass(rng, number=1, malignant=bool(i % 2)) for i in range(2000)]
+    labels = [m.malignant for m in masses]
+    for value in ([np.mean(m.radii**2) for m in masses], [m.contrast for m in masses]):
+        assert roc_auc_score(labels, value) == pytest.approx(0.5, abs=0.04)
+    assert roc_auc_score(labels, [np.std(m.radii) / np.mean(m.radii) for m in masses]) > 0.9  # the shape does
