@@ -2,6 +2,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONUNBUFFERED=1
+export UV_SYSTEM_CERTS=1 # trust what the machine trusts: hospitals often sit behind a proxy of their own
 PY="$PWD/.venv/bin/python"
 
 make_environment() {
