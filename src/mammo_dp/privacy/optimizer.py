@@ -6,6 +6,15 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from mammo_dp.privacy.accounting import Mechanism
 
 
+class SummedGradientOptimizer(DPOptimizerFastGradientClipping):
+    """Opacus' optimizer for gradients that `gradient_sum` has clipped and summed; noise and scaling are its own."""
+
+    def accumulate(self) -> None:
+        """Take the sum as it is: it was made for this step, so that no copy is needed."""
+        for parameter in self.params:
+            parameter.summed_grad = parameter.grad  # type: ignore[attr-defined]
+
+
 def private_optimizer(
     inner: torch.optim.Optimizer,
     mechanism: Mechanism,
@@ -13,13 +22,13 @@ def private_optimizer(
     max_grad_norm: float,
     public_count: int,
     noise: torch.Generator,
-) -> DPOptimizerFastGradientClipping:
+) -> SummedGradientOptimizer:
     """Wrap `inner` so that each step adds N(0, (sigma C)^2) to the summed gradient and divides it.
 
     The divisor is sample_rate * public_count, the expected batch size of the published training set; the size of
     the batch at hand is private.
     """
-    return DPOptimizerFastGradientClipping(
+    return SummedGradientOptimizer(
         inner,
         noise_multiplier=mechanism.noise_multiplier,
         max_grad_norm=max_grad_norm,

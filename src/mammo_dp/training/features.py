@@ -72,12 +72,12 @@ def encoder(
     body: nn.Module, device: torch.device, *, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from (n, 3, s, s) inputs to (n, d) float32 features on the device."""
-    body = body.to(device)
+    body = body.to(device, memory_format=torch.channels_last)  # twice as fast for convolutions on a CPU
 
     @torch.inference_mode()
     def encode(inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return body(inputs.to(device)).float()
+            return body(inputs.to(device, memory_format=torch.channels_last)).float()
 
     return encode
 
