@@ -52,7 +52,11 @@ def ours(x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
 def hooks(x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     model = GradSampleModule(head())
     optimizer = DPOptimizer(
-        adamw(model, fused=True), noise_multiplier=SIGMA, max_grad_norm=C, expected_batch_size=BATCH, generator=torch.Generator()
+        adamw(model, fused=True),
+        noise_multiplier=SIGMA,
+        max_grad_norm=C,
+        expected_batch_size=BATCH,
+        generator=torch.Generator(),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
 

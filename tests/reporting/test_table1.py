@@ -25,6 +25,12 @@ def test_rows_are_ordered_as_in_the_paper():
     assert [row.epsilon for row in study.rows] == [float("inf"), 6, 60]
 
 
+def test_development_set_comes_before_the_external_one():
+    scores = {"auroc": 0.6, "auprc_benign": 0.7}
+    (study,) = studies([run(0, 0.6, test={name: scores for name in ("another", "bcdr", "cbis_ddsm")})])
+    assert study.sources == ("cbis_ddsm", "bcdr", "another")
+
+
 def test_what_differs_in_more_than_privacy_is_another_table():
     assert len(studies([run(0, 0.6), run(0, 0.7, study="other", title="u")])) == 2
     (study,) = studies([run(0, 0.6), run(0, 0.7, privacy="another delta")])

@@ -29,7 +29,12 @@ def privacy_utility(study: Study) -> str:
     places = {epsilon: place for place, epsilon in enumerate(epsilons)}
     plt.rcParams.update({"svg.hashsalt": "mammo_dp", "svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(
-        len(METRICS), len(study.sources), figsize=(4.6 * len(study.sources), 5.6), squeeze=False, sharex=True
+        len(METRICS),
+        len(study.sources),
+        figsize=(4.6 * len(study.sources), 5.6),
+        squeeze=False,
+        sharex=True,
+        sharey="row",
     )
     for line, (metric, name) in zip(axes, METRICS.items(), strict=True):
         for panel, source in zip(line, study.sources, strict=True):

@@ -107,7 +107,7 @@ def studies(runs: Iterable[Run]) -> list[Study]:
         found.append(
             Study(
                 title=members[0].title,
-                sources=tuple(dict.fromkeys(source for run in members for source in run.test)),
+                sources=_in_order({source for run in members for source in run.test}),
                 rows=tuple(
                     Row(key[1], key[0], key[2], tuple(sorted(rows[key], key=lambda r: r.seed)))
                     for key in ordered
@@ -115,6 +115,12 @@ def studies(runs: Iterable[Run]) -> list[Study]:
             )
         )
     return sorted(found, key=lambda study: study.title)
+
+
+def _in_order(sources: set[str]) -> tuple[str, ...]:
+    """Development before external, as listed in SOURCES; others after them by name."""
+    known = list(SOURCES)
+    return tuple(sorted(sources, key=lambda s: (known.index(s) if s in SOURCES else len(known), s)))
 
 
 def frame(study: Study) -> pd.DataFrame:
