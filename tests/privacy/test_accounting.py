@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from mammo_dp.artifacts import Cache
+from mammo_dp.errors import UserError
 from mammo_dp.privacy import accounting
 from mammo_dp.privacy.accounting import Mechanism, calibrate, epsilon, gaussian_delta, gaussian_epsilon
 
@@ -93,6 +94,11 @@ def test_first_step_found_by_bisection(cache, monkeypatch):
     calls.clear()
     assert accounting.first_step_at_least(0.75, mechanism, **arguments) == step
     assert not calls  # cached
+
+
+def test_an_epsilon_that_no_noise_can_certify_is_one_sentence(cache):
+    with pytest.raises(UserError, match="too small"):
+        calibrate(target=1e-3, delta=1e-4, sample_rate=1 / 9, steps=90, accountant="prv", cache=cache)
 
 
 def test_calibration_is_cached_by_its_arguments(cache, monkeypatch):

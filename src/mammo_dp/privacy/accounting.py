@@ -15,8 +15,10 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from mammo_dp.artifacts import Cache
+from mammo_dp.errors import UserError
 
 Accountant = Literal["prv", "rdp"]
+MOST_NOISE = 1e5  # noise multiplier beyond which calibration gives up
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def _least_noise(
         high, width, tolerance = 1.0, 2.0, 1e-9
     while spent(high) > target:
         high *= width
+        if high > MOST_NOISE:
+            raise UserError(
+                f"privacy.epsilon={target:g} is too small for privacy.accountant={accountant} to certify with any "
+                "noise; ask for a larger epsilon (PRV resolves steps of 0.01)"
+            )
     low = high / width
     while spent(low) <= target:
         low, high = low / width, low

@@ -42,7 +42,7 @@ class Run:
             title=f"{config.dataset.name}, {config.classifier.backbone}, recipe {config.recipe.name} ({study})",
             experiment=experiment,
             epsilon=float(privacy["epsilon"]),
-            privacy=_privacy_words(privacy, norm),
+            privacy=_privacy_words(artifact.manifest["privacy"], norm),
             seed=seed,
             test=artifact.read_json("metrics.json")["test"],
         )
@@ -52,7 +52,7 @@ def _privacy_words(privacy: dict[str, Any], norm: float | None) -> str:
     if privacy["epsilon"] == "inf":
         return "not private"
     return (
-        f"{privacy['unit']} level, delta {privacy['delta']:g}, {privacy['accountant']}, C {norm:g}, "
+        f"{privacy['unit']} level, delta {privacy['delta']:g}, {privacy['accountant']} accounting, C {norm:g}, "
         f"N {privacy['public_count']}"
     )
 
