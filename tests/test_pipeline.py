@@ -119,3 +119,12 @@ def test_inputs_that_changed_stop_the_run(small):
         assert small.run(*words) == cli.FAILED
     finally:
         features.write_bytes(content)
+
+
+def test_long_paths_with_blanks_are_masked_too(place):
+    """YAML folds long lines; a path must not slip through in pieces."""
+    folder = place.root / ("the folder of doctor smith " * 6).strip()
+    words = [*place.small, "stage=extract_patches", f"dataset.root='{folder}'"]
+    assert place.run(*words) == cli.DONE
+    (made,) = place.folders("extract_patches")
+    assert "smith" not in (made / "config.yaml").read_text()

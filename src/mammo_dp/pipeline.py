@@ -341,7 +341,7 @@ def _built(node: Node, overrides: list[str], announce: Callable[[str], None]) ->
 
 def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fresh: bool) -> Artifact:
     mask = Mask.of(outside_paths(node.config))
-    output = node.store.begin(node.folder, config_yaml=mask(_to_yaml(node.config)), fresh=fresh)
+    output = node.store.begin(node.folder, config_yaml=_to_yaml(node.config, mask), fresh=fresh)
     try:
         module = importlib.import_module(node.stage.module)
         result: StageResult = module.run(node.config, inputs, output)
@@ -387,7 +387,13 @@ def outside_paths(config: Config) -> dict[str, str]:
     return paths
 
 
-def _to_yaml(config: Config) -> str:
+def _to_yaml(config: Config, mask: Mask) -> str:
+    """The configuration without paths of outside data; masked value by value, since YAML folds long lines."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump()))
+    def masked(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: masked(item) for key, item in value.items()}
+        return mask(value) if isinstance(value, str) else value
+
+    return OmegaConf.to_yaml(OmegaConf.create(masked(config.model_dump())))
