@@ -75,7 +75,7 @@ def main() -> None:
                 plan = make_plan(config, records=len(training), cache=cache)
                 trainer = HeadTrainer(
                     head, source, training, torch.from_numpy(labels[training]),
-                    plan=plan, recipe=recipe, seed=seed, device=torch.device("cpu"),
+                    plan=plan, recipe=recipe, seed=seed, run="run", device=torch.device("cpu"),
                 )  # fmt: skip
                 for _ in range(plan.steps):
                     trainer.step()

@@ -50,6 +50,15 @@ TRAIN = ("stage=train_classifier", "build_inputs=true")
         (("stage=report",), "no finished train_classifier"),
         ((*TRAIN, "runtime.device=tpu"), "runtime.device"),
         ((*TRAIN, "privacy.epsilon"), "privacy.epsilon"),
+        ((*TRAIN, "classifier.mean=nan"), "finite"),
+        ((*TRAIN, "classifier.backbone_args.patch_size=0"), "do not fit"),
+        ((*TRAIN, "+classifier.backbone_args.checkpoint_path=x"), "classifier.weights"),
+        ((*TRAIN, "classifier.input_size=100"), "input_size=100"),
+        ((*TRAIN, "dataset.val_fraction=0"), "dataset.val_fraction"),
+        ((*TRAIN, "outputs=/etc/passwd"), "cannot be written"),
+        ((*TRAIN, "hydra.job.chdir=true"), "leave it out"),
+        ((*TRAIN, "--run"), "unknown flag --run"),
+        (("-m", "stage=train_classifier,report"), "no part of a sweep"),
     ],
 )
 def test_refusals(place, words, expected):

@@ -3,11 +3,11 @@
 Exit codes: 0 done; 1 at least one run failed; 2 refused before anything ran, with no artifact folder made.
 """
 
-import datetime
 import os
 import re
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from mammo_dp import __version__
 from mammo_dp.errors import UserError
 
 DONE, FAILED, REFUSED = 0, 1, 2
+PRINTING = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help")
 
 STAGE_NAMES = {"status": "what is built, what failed, what to run next (the default)"}
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     multirun = any(word in ("-m", "--multirun") for word in words)
     words = [word for word in words if word not in ("-m", "--multirun")]
     if any(word.startswith("-") for word in words):
-        return _hand_to_hydra(words)  # --cfg, --info, --hydra-help: it prints and exits
+        return _print_by_hydra(words)
     from mammo_dp.artifacts import tree_identity
 
     tree_identity.cache_clear()  # outside data is looked at once a command, not once a process
@@ -66,6 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _complain(error, words)
         return REFUSED
+
+
+def _print_by_hydra(words: list[str]) -> int:
+    """Hydra's flags that only print. Those that run something would go past every check, so they are refused."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    unknown = [flag for flag in flags if flag not in PRINTING]
+    if unknown:
+        print(f"mammo_dp: unknown flag {unknown[0]}; --help shows what there is", file=sys.stderr)
+        return REFUSED
+    return _hand_to_hydra(words)
 
 
 # --- composing --------------------------------------------------------------------------------------------------
@@ -81,6 +92,9 @@ def compose(jobs: Sequence[list[str]]) -> list[Any]:
 
     from mammo_dp.config import config_dir, parse
 
+    foreign = [word for overrides in jobs for word in overrides if word.lstrip("+~").startswith("hydra.")]
+    if foreign:
+        raise UserError(f"{foreign[0]} is Hydra's own setting and would move results elsewhere; leave it out")
     configs = []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for overrides in jobs:
@@ -89,7 +103,15 @@ def compose(jobs: Sequence[list[str]]) -> list[Any]:
             except (HydraException, OmegaConfBaseException) as error:
                 raise UserError(_in_one_sentence(error)) from None
             configs.append(parse(composed))  # type: ignore[arg-type]
+            _check_outputs(Path(configs[-1].outputs))
     return configs
+
+
+def _check_outputs(root: Path) -> None:
+    """Refuse a root of artifacts that cannot be made or written."""
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"outputs={root} cannot be written; set outputs=FOLDER to a folder of yours")
 
 
 def _in_one_sentence(error: Exception) -> str:
@@ -154,7 +176,7 @@ def _single(words: list[str]) -> int:
         return FAILED
     except Exception:
         traceback.print_exc()
-        _say(f"{node.name}: failed; {node.folder}/error.txt holds the traceback")
+        _say(f"{node.name}: failed")
         return FAILED
     _summarise(artifact)
     return DONE
@@ -164,10 +186,11 @@ def _sweep(words: list[str]) -> int:
     """Compose and check every job before the first one runs, then let Hydra's launcher run them."""
     jobs = _expand(words)
     configs = compose(jobs)
-    if any(config.stage == "status" for config in configs):
-        raise UserError(
-            "stage=status cannot be swept over; name the stage to run, as in -m stage=train_classifier"
-        )
+    for stage in ("status", "report"):
+        if any(config.stage == stage for config in configs):
+            raise UserError(
+                f"stage={stage} is no part of a sweep; run it alone: python -m mammo_dp stage={stage}"
+            )
     from mammo_dp import pipeline
 
     _warn(configs)
@@ -179,14 +202,14 @@ def _sweep(words: list[str]) -> int:
                 todo.setdefault(step.folder, step)
         except pipeline.MissingInput as error:
             raise UserError(error.sentence(job)) from None
-    if configs[0].dry_run:
+    if any(config.dry_run for config in configs):
         _print_plan(nodes, list(todo.values()))
         return DONE
     if not todo:
         _say(f"all {len(nodes)} runs are finished already, nothing to do")
         return DONE
     pipeline.check(list(todo.values()))
-    code = _launch(words, Path(configs[0].outputs))
+    code = _launch(words)
     failed = [node for node in nodes if node.artifact() is None]
     if failed:
         _say(f"{len(failed)} of {len(nodes)} runs failed; python -m mammo_dp lists them with their overrides")
@@ -195,9 +218,8 @@ def _sweep(words: list[str]) -> int:
     return code
 
 
-def _launch(words: list[str], outputs: Path) -> int:
-    started = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = outputs / ".sweeps" / f"{started}-{os.getpid()}"
+def _launch(words: list[str]) -> int:
+    folder = tempfile.mkdtemp(prefix="mammo_dp-sweep-")  # Hydra's multirun.yaml holds paths of outside data
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # a failed job comes back as its exception instead of ending the process
     )
@@ -206,7 +228,7 @@ def _launch(words: list[str], outputs: Path) -> int:
     except Exception:
         return FAILED  # already told, by the job itself
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # Hydra's multirun.yaml, which holds paths of outside data
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hand_to_hydra(arguments: list[str]) -> int:

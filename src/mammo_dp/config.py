@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mammo_dp.errors import UserError
 
@@ -17,7 +17,7 @@ StageName = Literal["status", "extract_patches", "extract_features", "train_clas
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Source(Section):
@@ -81,6 +81,14 @@ class Classifier(Section):
     std: float = Field(gt=0)
     cache_features: bool  # False: every step runs the frozen body on the images
 
+    @field_validator("backbone_args")
+    @classmethod
+    def _weights_enter_by_one_door(cls, given: dict[str, Any]) -> dict[str, Any]:
+        taken = [key for key in given if key.startswith(("pretrained", "checkpoint")) or key == "num_classes"]
+        if taken:
+            raise ValueError(f"{taken[0]} is not for backbone_args; weights are named by classifier.weights")
+        return given
+
     @property
     def weights_file(self) -> Path | None:
         """The file of weights on this machine, or None where they are random or downloaded."""
@@ -100,13 +108,13 @@ class Recipe(Section):
     zero_init: bool  # linear head only
     normalize_features: bool  # layer norm without parameters, then unit L2 norm, per feature vector
     optimizer: Literal["adamw", "sgd"]
-    lr: float = Field(gt=0, allow_inf_nan=False)
+    lr: float = Field(gt=0)
     momentum: float = Field(ge=0, lt=1)  # sgd only
-    weight_decay: float = Field(ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
     epochs: int = Field(gt=0)  # passes over the data; with batch_size None, an epoch is a step
     batch_size: int | None = Field(gt=0)  # images a step (expected, under DP); None: the full batch
-    max_grad_norm: float = Field(gt=0, allow_inf_nan=False)  # C; used with finite epsilon only
+    max_grad_norm: float = Field(gt=0)  # C; used with finite epsilon only
     flips: Literal["none", "random", "all"]  # all: the mean over the 4 flips inside each image's gradient
     select: Literal["last", "average", "best_val"]
     test_flips: bool  # the score of an image is the mean over its 4 flips
@@ -119,9 +127,9 @@ class Recipe(Section):
 
 
 class Privacy(Section):
-    epsilon: float = Field(gt=0)  # inf: not private
+    epsilon: float = Field(gt=0, allow_inf_nan=True)  # inf: not private
     delta: float = Field(gt=0, lt=1)
-    unit: Literal["image"]  # neighbouring data sets differ in one patch
+    unit: Literal["image"]  # neighbouring data sets differ in one patch; a mammogram may give several
     accountant: Literal["prv", "rdp"]  # of Poisson sampling; full batches use the exact Gaussian formula
     public_count: int | None = Field(gt=0)  # None: that of the dataset, in the unit of privacy
 
@@ -177,6 +185,19 @@ class Config(Section):
                 f"whole record; choose a delta well below {1 / count:.2g}"
             ]
         return []
+
+    @model_validator(mode="after")
+    def _best_val_needs_validation(self) -> "Config":
+        if (
+            self.recipe.select == "best_val"
+            and self.dataset.split == "official"
+            and not self.dataset.val_fraction
+        ):
+            raise ValueError(
+                "recipe.select=best_val needs validation patients; set dataset.val_fraction=0.15, or "
+                "recipe.select=last"
+            )
+        return self
 
     @model_validator(mode="after")
     def _private_runs_need_a_count(self) -> "Config":

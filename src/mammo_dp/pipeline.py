@@ -361,8 +361,9 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
                 **result.manifest,
             }
         )
-    except Exception:
+    except Exception as error:
         artifacts.write_error(node.folder, overrides=overrides, mask=mask)
+        error.add_note(f"error.txt is in {node.folder}")  # of the node that failed, perhaps an input
         raise
 
 

@@ -31,7 +31,7 @@ def auroc(config, patches, source, labels) -> dict[str, float]:
     trainer = HeadTrainer(
         build_head(config.recipe, features=64, seed=0), source, positions, torch.from_numpy(labels[positions]),
         plan=make_plan(config, records=len(positions), cache=Cache(positions)),  # nothing to calibrate
-        recipe=config.recipe, seed=0, device=torch.device("cpu"),
+        recipe=config.recipe, seed=0, run="run", device=torch.device("cpu"),
     )  # fmt: skip
     for _ in range(trainer.plan.steps):
         trainer.step()

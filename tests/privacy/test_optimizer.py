@@ -19,7 +19,7 @@ def updates(steps: int = 3, *, gradient: float = 0.0) -> list[torch.Tensor]:
         Mechanism(RATE, SIGMA, steps),
         max_grad_norm=C,
         public_count=N,
-        noise=seeded_generator(0, "noise"),
+        noise=seeded_generator(0, "run", "noise"),
     )
     moved = []
     for _ in range(steps):

@@ -7,7 +7,7 @@ from mammo_dp.privacy.sampling import PoissonBatches, ShuffledBatches, seeded_ge
 def test_poisson_inclusion():
     """Each record joins with probability q, pairs independently."""
     n, q, draws = 40, 0.2, 4000
-    batches = PoissonBatches(n, q, seeded_generator(0, "batches"))
+    batches = PoissonBatches(n, q, seeded_generator(0, "run", "batches"))
     joined = torch.zeros(draws, n)
     for i in range(draws):
         joined[i, batches.next()] = 1
@@ -19,12 +19,12 @@ def test_poisson_inclusion():
 
 
 def test_poisson_batches_may_be_empty():
-    batches = PoissonBatches(3, 0.1, seeded_generator(0, "batches"))
+    batches = PoissonBatches(3, 0.1, seeded_generator(0, "run", "batches"))
     assert min(len(batches.next()) for _ in range(50)) == 0
 
 
 def test_saved_state_resumes_the_sequence():
-    batches = PoissonBatches(50, 0.3, seeded_generator(0, "batches"))
+    batches = PoissonBatches(50, 0.3, seeded_generator(0, "run", "batches"))
     for _ in range(3):
         batches.next()
     state = batches.generator.get_state()
@@ -35,7 +35,7 @@ def test_saved_state_resumes_the_sequence():
 
 
 def test_shuffled_epoch_sees_everything_once():
-    batches = ShuffledBatches(10, 4, seeded_generator(0, "batches"), torch.empty(0, dtype=torch.int64))
+    batches = ShuffledBatches(10, 4, seeded_generator(0, "run", "batches"), torch.empty(0, dtype=torch.int64))
     drawn = [batches.next() for _ in range(3)]
     assert [len(b) for b in drawn] == [4, 4, 2]
     assert sorted(torch.cat(drawn).tolist()) == list(range(10))
@@ -43,8 +43,9 @@ def test_shuffled_epoch_sees_everything_once():
 
 def test_streams_and_seeds_differ():
     first = [
-        torch.rand(1, generator=seeded_generator(s, name)).item()
+        torch.rand(1, generator=seeded_generator(s, run, name)).item()
         for s in (0, 1)
+        for run in ("a", "b")
         for name in ("batches", "noise")
     ]
-    assert len(set(first)) == 4
+    assert len(set(first)) == 8

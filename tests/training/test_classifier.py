@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from mammo_dp.artifacts import Cache, Output
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.errors import UserError
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
 from mammo_dp.training.classifier import HeadTrainer, Plan, make_plan, predict, train
@@ -35,6 +36,7 @@ def trainer_of(tmp_path, *overrides: str, seed: int = 0) -> HeadTrainer:
         plan=plan,
         recipe=config.recipe,
         seed=seed,
+        run="run",
         device=torch.device("cpu"),
     )
 
@@ -161,6 +163,7 @@ def test_cached_run_equals_run_through_images(small, epsilon):
             plan=plan,
             recipe=config.recipe,
             seed=0,
+            run="run",
             device=torch.device("cpu"),
         )
         for _ in range(plan.steps):
@@ -202,3 +205,27 @@ def test_predict_averages_flips():
 def test_plan_of_infinite_epsilon_has_no_mechanism(tmp_path):
     plan = make_plan(config_of("privacy.epsilon=inf"), records=100, cache=Cache(tmp_path))
     assert plan == Plan(300, 1, None, 0, 100)
+
+
+def test_no_two_runs_share_noise(small):
+    """Same seed, another epsilon: with shared noise, two releases could be subtracted until private data is left."""
+    words = [*small.small, "stage=train_classifier", "recipe=dp_gd", "recipe.epochs=1", "seed=5"]
+    found = []
+    for epsilon in ("1", "6"):
+        assert small.run(*words, f"privacy.epsilon={epsilon}") == 0
+        node = Node.of(config_of(*words, f"privacy.epsilon={epsilon}"))
+        sigma = node.artifact().manifest["privacy"]["noise_multiplier"]
+        found.append((sigma, load_file(node.folder / "head.safetensors")["0.weight"]))
+    (s1, w1), (s6, w6) = found
+    config = config_of(*words)
+    scale = config.recipe.lr * config.recipe.max_grad_norm / config.public_count
+    assert abs(torch.corrcoef(torch.stack([w1.flatten(), w6.flatten()]))[0, 1]) < 0.5
+    # independent noise: the difference has the variance of both
+    assert (w1 - w6).std() == pytest.approx(scale * (s1**2 + s6**2) ** 0.5, rel=0.25)
+
+
+def test_damaged_checkpoint_is_one_sentence(tmp_path):
+    trainer = trainer_of(tmp_path, "privacy.epsilon=2")
+    (tmp_path / "last.pt").write_bytes(b"cut in half")
+    with pytest.raises(UserError, match="force=true"):
+        train(trainer, output=Output(tmp_path, Cache(tmp_path)), checkpoint_seconds=99, validate=None)

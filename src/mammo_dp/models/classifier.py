@@ -119,11 +119,11 @@ def _create(settings: Classifier) -> nn.Module:
     try:
         return timm.create_model(settings.backbone, pretrained=False, num_classes=0, **settings.backbone_args)
     except RuntimeError as error:
-        if "Unknown model" not in str(error):
-            raise
-        raise _unknown(settings.backbone) from None
-    except TypeError as error:
-        raise UserError(f"classifier.backbone_args do not fit {settings.backbone}: {error}") from None
+        if "Unknown model" in str(error):
+            raise _unknown(settings.backbone) from None
+        raise UserError(f"classifier.backbone_args do not fit {settings.backbone}: {error!r}") from None
+    except Exception as error:  # whatever a model's own code makes of arguments that do not fit it
+        raise UserError(f"classifier.backbone_args do not fit {settings.backbone}: {error!r}") from None
 
 
 def _unknown(backbone: str) -> UserError:

@@ -92,7 +92,10 @@ def _least_noise(
     while spent(low) <= target:
         low, high = low / width, low
     root = brentq(
-        lambda s: math.log(spent(math.exp(s)) / target), math.log(low), math.log(high), xtol=tolerance
+        lambda s: math.log(max(spent(math.exp(s)), 1e-12) / target),
+        math.log(low),
+        math.log(high),
+        xtol=tolerance,
     )
     sigma = math.exp(float(root))  # type: ignore[arg-type]
     while spent(sigma) > target:  # the root is approximate, the claim is not

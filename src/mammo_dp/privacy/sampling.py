@@ -7,9 +7,9 @@ import torch
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
 
-def seeded_generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for each purpose ('batches', 'noise'), derived from the run's seed."""
-    digest = hashlib.sha256(f"{seed}:{stream}".encode()).digest()
+def seeded_generator(seed: int, run: str, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for each run and each purpose ('batches', 'noise')."""
+    digest = hashlib.sha256(f"{seed}:{run}:{stream}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

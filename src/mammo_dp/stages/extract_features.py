@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.errors import UserError
 from mammo_dp.models.classifier import build_body
 from mammo_dp.progress import track
 from mammo_dp.training import device as devices
@@ -18,8 +19,16 @@ FEATURES = "features.safetensors"
 
 def check(config: Config) -> None:
     """Refuse weights that do not fit and a device that is not there."""
-    build_body(config.classifier)
+    body = build_body(config.classifier)
     devices.prepare(config.runtime)
+    size = config.classifier.input_size
+    try:
+        body(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each model refuses a wrong size in its own way
+        raise UserError(
+            f"{config.classifier.backbone} does not take classifier.input_size={size} ({error}); "
+            "change it, or the model's own size in classifier.backbone_args"
+        ) from None
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Output, StageResult, to_json
+from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, file_identity, fingerprint, to_json
 from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
@@ -46,6 +46,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         plan=plan,
         recipe=config.recipe,
         seed=config.seed,
+        run=_run_identity(config, inputs["patches"], plan, output.cache),
         device=device,
     )
 
@@ -74,6 +75,23 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         metrics=metrics,
         summary=_summary(metrics),
         manifest={"privacy": privacy_record(config, plan), "device": devices.describe(device)},
+    )
+
+
+def _run_identity(config: Config, patches: Artifact, plan: Plan, cache: Cache) -> str:
+    """Of data and settings, so that no two different runs share noise; where features come from does not count."""
+    weights = config.classifier.weights_file
+    return fingerprint(
+        {
+            "patches": patches.manifest["fingerprint"],
+            "experiment": config.experiment.name,
+            "classifier": config.classifier.model_dump(exclude={"weights", "cache_features"}),
+            "weights": config.classifier.weights if weights is None else file_identity(weights, cache),
+            "precision": config.runtime.precision,
+            "recipe": config.recipe.model_dump(),
+            "privacy": config.privacy.model_dump(),
+            "public_count": plan.public_count if plan.mechanism else None,
+        }
     )
 
 
@@ -173,7 +191,8 @@ def privacy_record(config: Config, plan: Plan) -> dict[str, Any]:
         "public_count": plan.public_count,
         "randomness": "seeded: whoever knows the seed can remove the noise",
         "selection": "epoch chosen on validation images, which have no guarantee" if selected else "none",
-        "protects": "training images only; validation and test images enter published metrics",
+        "protects": "training patches, one at a time (a mammogram with several masses gives several patches); "
+        "validation and test images enter published metrics",
         "warnings": config.warnings,
     }
 

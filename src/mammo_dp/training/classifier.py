@@ -1,7 +1,7 @@
 """Training a head: the plan that couples sampling, clipping and noise, the loop, its checkpoints and its resume."""
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from mammo_dp.artifacts import Cache, Output
+from mammo_dp.artifacts import Cache, Output, write_atomic
 from mammo_dp.config import Config, Recipe
 from mammo_dp.data.transforms import FLIPS
+from mammo_dp.errors import UserError
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.privacy.accounting import Mechanism, calibrate, first_step_at_least
 from mammo_dp.privacy.gradients import gradient_sum
@@ -91,14 +92,19 @@ class HeadTrainer:
         plan: Plan,
         recipe: Recipe,
         seed: int,
+        run: str,
         device: torch.device,
     ) -> None:
-        """`positions`: (n,) of the training patches in the source; `labels`: (n,) of 0 and 1."""
+        """`positions`: (n,) of the training patches in the source; `labels`: (n,) of 0 and 1.
+
+        `run` identifies data and settings. The streams are derived from it and the seed: two runs that shared their
+        noise at different scales, or on two versions of the data, could be subtracted until only private data is left.
+        """
         self.head, self.source = head.to(device), source
         self.positions, self.labels = torch.from_numpy(positions), labels.to(device)
         self.plan, self.recipe = plan, recipe
-        self.batches_rng = seeded_generator(seed, "batches")
-        self.noise_rng = seeded_generator(seed, "noise", device)
+        self.batches_rng = seeded_generator(seed, run, "batches")
+        self.noise_rng = seeded_generator(seed, run, "noise", device)
         self.batches = self._batches()
         self.inner = _inner_optimizer(head, recipe)
         self.optimizer = (
@@ -198,7 +204,9 @@ class HeadTrainer:
         self.noise_rng.set_state(state["noise_rng"])
         if isinstance(self.batches, ShuffledBatches):
             self.batches.left = state["left"]
-        self.average, self.averaged = state["average"], state["averaged"]
+        device = next(self.head.parameters()).device
+        self.average = {key: total.to(device) for key, total in state["average"].items()}
+        self.averaged = state["averaged"]
         self.best = Best(**state["best"])
 
 
@@ -215,7 +223,7 @@ def train(
     """
     plan, last = trainer.plan, output.folder / "last.pt"
     if last.is_file():
-        saved = torch.load(last, map_location="cpu", weights_only=True)
+        saved = _load(last, trainer.noise_rng.device)
         trainer.load_state_dict(saved["trainer"])
         output.truncate_log(saved["log_size"])
     else:
@@ -229,7 +237,8 @@ def train(
             scores = trainer.consider(*validate())
             output.log(step=step, epoch=step // plan.steps_per_epoch, **scores)
         if time.monotonic() - saved_at >= checkpoint_seconds and step < plan.steps:
-            _save({"trainer": trainer.state_dict(), "log_size": output.log_size()}, last)
+            device = trainer.noise_rng.device.type
+            _save({"trainer": trainer.state_dict(), "log_size": output.log_size(), "device": device}, last)
             saved_at = time.monotonic()
 
 
@@ -255,6 +264,21 @@ def _inner_optimizer(head: nn.Sequential, recipe: Recipe) -> torch.optim.Optimiz
 
 def _save(state: dict[str, Any], path: Path) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomic(path, content.getvalue())
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint written by `_save`. Raises UserError if it is damaged or belongs to another kind of device."""
+    advice = f"run again with force=true to start {path.parent.name} anew"
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises errors of many kinds for bytes that are no checkpoint
+        raise UserError(f"the checkpoint last.pt cannot be read ({type(error).__name__}); {advice}") from None
+    if saved["device"] != device.type:
+        raise UserError(
+            f"this run was started on {saved['device']} and its random streams cannot go on on {device.type}; use "
+            f"runtime.device={saved['device']}, or {advice}"
+        )
+    return saved
