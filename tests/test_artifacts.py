@@ -8,7 +8,7 @@ from mammo_dp.errors import UserError
 
 
 def finished(store: Store, *, content: str = "x"):
-    output = store.begin(store.folder("stage", "label", "00000000"), config_yaml="{}", fresh=False)
+    output = store.begin(store.folder("stage", "label", "00000000"), config_yaml="{}", inputs={}, fresh=False)
     (output.folder / "file.txt").write_text(content)
     return output.finish({"stage": "stage", "fingerprint": "00000000"})
 

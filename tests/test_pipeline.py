@@ -128,3 +128,22 @@ def test_long_paths_with_blanks_are_masked_too(place):
     assert place.run(*words) == cli.DONE
     (made,) = place.folders("extract_patches")
     assert "smith" not in (made / "config.yaml").read_text()
+
+
+def test_an_input_built_anew_with_other_content_makes_its_readers_stale(place):
+    words = [*place.small, "build_inputs=true", "stage=train_classifier", "recipe=dp_gd", "recipe.epochs=2"]
+    assert place.run(*words) == cli.DONE
+    node = Node.of(config_of(*words))
+    features = node.inputs["features"]
+    manifest = features.folder / "manifest.json"
+    assert node.artifact() is not None
+    same = features.artifact()
+    assert place.run(*place.small, "stage=extract_features", "force=true") == cli.DONE
+    assert same is not None
+    assert features.artifact().content == same.content  # an equal build changes nothing
+    assert node.artifact() is not None
+
+    recorded = json.loads(manifest.read_text())
+    recorded["outputs"]["features.safetensors"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(recorded))
+    assert node.artifact() is None

@@ -29,6 +29,8 @@ from mammo_dp.errors import UserError
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ERROR = "error.txt"
+INPUTS = "inputs.json"
+ASIDE = ("config.yaml", "log.jsonl", INPUTS)  # what may differ between two builds of the same thing
 PACKAGES = (
     "mammo-dp",
     "torch",
@@ -176,6 +178,12 @@ class Artifact:
     def name(self) -> str:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
+    @property
+    def content(self) -> str:
+        """Fingerprint of what its files hold, settings and logs aside: two equal builds have the same."""
+        kept = {name: record for name, record in self.manifest["outputs"].items() if name not in ASIDE}
+        return fingerprint(kept)
+
     def path(self, name: str) -> Path:
         """The file `name` of this artifact, checked against the manifest's SHA-256."""
         recorded = self.manifest["outputs"].get(name)
@@ -321,9 +329,15 @@ class Store:
         locks.mkdir(parents=True, exist_ok=True)
         return FileLock(locks / f"{folder.parent.name}-{folder.name}.lock")
 
-    def begin(self, folder: Path, *, config_yaml: str, fresh: bool) -> Output:
-        """Open a folder for work: kept as it is to resume an unfinished run, emptied if `fresh`."""
-        if fresh and folder.exists():
+    def begin(self, folder: Path, *, config_yaml: str, inputs: Mapping[str, str], fresh: bool) -> Output:
+        """Open a folder for work: kept as it is to resume an unfinished run on the same content of `inputs`.
+
+        It is emptied if `fresh`, if it is finished, or if an input has other content than when the run began.
+        """
+        content = to_json(inputs)
+        begun = folder / INPUTS
+        stale = (folder / MANIFEST).exists() or (begun.exists() and begun.read_text() != content)
+        if (fresh or stale) and folder.exists():
             (folder / MANIFEST).unlink(
                 missing_ok=True
             )  # first, so that a kill here leaves nothing half valid
@@ -331,6 +345,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", config_yaml)
+        write_atomic(begun, content)
         return Output(folder, self.cache)
 
 

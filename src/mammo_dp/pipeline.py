@@ -257,7 +257,15 @@ class Node:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     def artifact(self) -> Artifact | None:
-        return self.store.load(self.folder)
+        """The finished artifact; None also if an input has been built again since and holds other content."""
+        found = self.store.load(self.folder)
+        if found is None:
+            return None
+        for role, node in self.inputs.items():
+            now = node.store.load(node.folder)
+            if now is not None and now.content != found.manifest["inputs"][role]["content"]:
+                return None
+        return found
 
     def walk(self) -> Iterator["Node"]:
         """Inputs before what reads them, each once for each way it is reached."""
@@ -341,7 +349,9 @@ def _built(node: Node, overrides: list[str], announce: Callable[[str], None]) ->
 
 def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fresh: bool) -> Artifact:
     mask = Mask.of(outside_paths(node.config))
-    output = node.store.begin(node.folder, config_yaml=_to_yaml(node.config, mask), fresh=fresh)
+    content = {role: artifact.content for role, artifact in inputs.items()}
+    yaml = _to_yaml(node.config, mask)
+    output = node.store.begin(node.folder, config_yaml=yaml, inputs=content, fresh=fresh)
     try:
         module = importlib.import_module(node.stage.module)
         result: StageResult = module.run(node.config, inputs, output)
@@ -372,6 +382,7 @@ def _input_record(artifact: Artifact) -> dict[str, Any]:
     return {
         "artifact": artifact.name,
         "fingerprint": artifact.manifest["fingerprint"],
+        "content": artifact.content,
         "manifest_sha256": artifacts.sha256(manifest),
         "manifest_size": manifest.stat().st_size,
     }
