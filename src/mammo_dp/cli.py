@@ -220,9 +220,8 @@ def _sweep(words: list[str]) -> int:
 
 def _launch(words: list[str]) -> int:
     folder = tempfile.mkdtemp(prefix="mammo_dp-sweep-")  # Hydra's multirun.yaml holds paths of outside data
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # a failed job comes back as its exception instead of ending the process
-    )
+    # A failed job comes back as its exception instead of ending the process.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         return _hand_to_hydra(["--multirun", *words, f"hydra.sweep.dir={folder}"])
     except Exception:

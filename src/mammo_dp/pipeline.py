@@ -297,7 +297,7 @@ def plan(node: Node) -> list[Node]:
 
 
 class MissingInput(UserError):
-    """An input that is not there. `command` completes the sentence with the words that were typed."""
+    """An input that is not there. `sentence` adds the command that makes it, from the words that were typed."""
 
     def __init__(self, missing: Node, wanted: Node) -> None:
         self.missing = missing

@@ -13,8 +13,9 @@ from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
 from mammo_dp.metrics.classification import binary_metrics
-from mammo_dp.models.classifier import build_body, build_head
+from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.privacy.accounting import Mechanism, epsilon
+from mammo_dp.stages.extract_features import FEATURES
 from mammo_dp.training import device as devices
 from mammo_dp.training.classifier import HeadTrainer, Plan, make_plan, predict, train
 from mammo_dp.training.features import CachedFeatures, FeatureSource, ImageFeatures, encoder
@@ -101,14 +102,14 @@ def _features(
     """Where features come from, and how long a feature vector is."""
     normalize = config.recipe.normalize_features
     if "features" in inputs:
-        table = load_file(inputs["features"].path("features.safetensors"))["features"].to(device)
+        table = load_file(inputs["features"].path(FEATURES))["features"].to(device)
         return CachedFeatures(table, normalize=normalize), table.shape[-1]
     body = build_body(config.classifier)
     encode = encoder(body, device, precision=config.runtime.precision)
     source = ImageFeatures(
         patches.images, encode, config.classifier, normalize=normalize, batch_size=config.runtime.batch_size
     )
-    return source, int(body.num_features)  # type: ignore[arg-type]
+    return source, feature_size(body)
 
 
 def _training_positions(patches: PatchSet, config: Config) -> np.ndarray:

@@ -151,7 +151,7 @@ class HeadTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_number += 1
-        if self.step_number > self.plan.steps // 2:
+        if self.recipe.select == "average" and self.step_number > self.plan.steps // 2:
             self.averaged += 1
             for key, value in self.head.state_dict().items():
                 self.average[key] += value
