@@ -22,7 +22,9 @@ from mammo_dp.data import patches, toy
 from mammo_dp.data.images import to_uint8
 from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head
-from mammo_dp.training.classifier import HeadTrainer, make_plan, predict
+from mammo_dp.privacy.planning import make_plan
+from mammo_dp.privacy.units import Units
+from mammo_dp.training.classifier import HeadTrainer, Randomness, predict
 from mammo_dp.training.features import CachedFeatures, all_flips, encoder
 
 EPSILONS, SEEDS = (1.0, 6.0, 60.0), range(5)
@@ -72,10 +74,10 @@ def main() -> None:
                 privacy = base.privacy.model_copy(update={"epsilon": epsilon})
                 config = base.model_copy(update={"recipe": recipe, "privacy": privacy})
                 head = build_head(recipe, features=table.shape[-1], seed=seed)
-                plan = make_plan(config, records=len(training), cache=cache)
+                plan = make_plan(config, units=len(training), cache=cache)
                 trainer = HeadTrainer(
-                    head, source, training, torch.from_numpy(labels[training]),
-                    plan=plan, recipe=recipe, seed=seed, run="run", device=torch.device("cpu"),
+                    head, source, Units.of_each(training), torch.from_numpy(labels), plan=plan, recipe=recipe,
+                    randomness=Randomness(secure=False, seed=seed, run="run"), device=torch.device("cpu"),
                 )  # fmt: skip
                 for _ in range(plan.steps):
                     trainer.step()

@@ -17,7 +17,7 @@ from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from torch import nn
 
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
 
@@ -42,7 +42,8 @@ def ours(x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     )
 
     def step() -> None:
-        gradient_sum(model, x[:, None], y, max_grad_norm=C, label_smoothing=SMOOTHING)
+        model.zero_grad(set_to_none=True)
+        gradient_sum(model, x[:, None], y[:, None], max_grad_norm=C, label_smoothing=SMOOTHING)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -12,7 +12,7 @@ from mammo_dp.config import Config
 
 SMALL_TOY = (
     "dataset=toy", "dataset.toy.train_patients=16", "dataset.toy.test_patients=8", "dataset.toy.external_patients=6",
-    "dataset.public_count={image:30,patient:14}", "classifier=swin_micro", "privacy.delta=0.01",
+    "dataset.public_count.official={image:36,patient:16}", "classifier=swin_micro", "privacy.delta=0.01",
 )  # fmt: skip
 
 

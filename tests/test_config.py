@@ -5,13 +5,19 @@ from mammo_dp.config import config_dir
 from mammo_dp.errors import UserError
 from tests.conftest import config_of
 
+# what a choice cannot do without
+NEEDED = {
+    "syn": ("synthetic=release", "privacy.epsilon=inf"),
+    "real_syn": ("synthetic=release",),
+}
+
 
 def test_every_group_choice_composes():
     groups = [p for p in config_dir().iterdir() if p.is_dir() and p.name != "hydra"]
     assert len(groups) >= 7
     for group in groups:
         for choice in group.glob("*.yaml"):
-            config_of(f"{group.name}={choice.stem}")
+            config_of(f"{group.name}={choice.stem}", *NEEDED.get(choice.stem, ()))
 
 
 def test_paper_recipe_is_the_paper():
@@ -48,6 +54,10 @@ def test_private_run_needs_a_published_count():
     with pytest.raises(UserError, match=r"privacy\.public_count"):
         config_of("dataset.public_count=null")
     assert config_of("dataset.public_count=null", "privacy.public_count=900").public_count == 900
+    with pytest.raises(UserError, match=r"privacy\.public_count"):
+        config_of("dataset=release", "dataset.split=official", "dataset.val_fraction=0.1")
+    assert config_of("dataset=cbis_ddsm", "dataset.split=official").public_count == 1120  # 85 % of 1318
+    assert config_of("privacy.unit=patient").public_count == 578
     assert config_of("dataset.public_count=null", "privacy.epsilon=inf").public_count is None
 
 
@@ -59,3 +69,35 @@ def test_delta_of_one_over_n_warns():
 def test_one_bad_job_refuses_all():
     with pytest.raises(UserError):
         compose([["seed=1"], ["seed=2"], ["seed=1.5"]])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("privacy.adjacency=replace",), "full batches only"),
+        (("privacy.accountant=gdp",), "can underestimate"),
+        (("stage=train_classifier", "experiment=syn", "synthetic=release"), "privacy.epsilon=inf"),
+        (("stage=train_classifier", "experiment=real_syn"), "set synthetic=release"),
+        (("stage=sample_synthetic",), "set synthetic=release"),
+        (("privacy.unit=breast",), "patient"),
+        (("privacy.require=0",), "greater than 0"),
+        (("export.accept=[everything]",), "no_guarantee"),
+    ],
+)
+def test_what_cannot_be_accounted_is_refused(words, expected):
+    with pytest.raises(UserError, match=expected):
+        config_of(*words)
+
+
+def test_full_batches_take_every_adjacency_and_the_exact_formula():
+    for word in ("privacy.adjacency=replace", "privacy.accountant=gdp", "privacy.adjacency=zero_out"):
+        assert config_of("recipe=dp_gd", word).is_full_batch
+    assert config_of("recipe.batch_size=1104", "privacy.adjacency=replace").is_full_batch
+
+
+def test_pooled_synthetic_images_count_and_public_ones_do_not():
+    """Osuala et al. 2024: N = 4104 for real and 3000 synthetic images."""
+    words = ("stage=train_classifier", "experiment=real_syn", "synthetic=release")
+    assert config_of(*words).public_count == 4104
+    assert config_of(*words, "synthetic.role=public").public_count == 1104
+    assert config_of(*words, "privacy.unit=patient").public_count == 3578

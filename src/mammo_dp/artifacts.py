@@ -210,6 +210,7 @@ class StageResult:
     manifest: dict[str, Any] = field(
         default_factory=dict
     )  # further entries of the manifest: privacy, device, ...
+    most_images: int | None = None  # of a patient in training, for the ledger; private
 
 
 @dataclass

@@ -33,6 +33,8 @@ stages
 common settings
   dataset=toy|release|cbis_ddsm|cbis_bcdr   dataset.root=FOLDER   classifier=swin_t|mobilenetv2|swin_micro
   classifier.weights=imagenet|none|FILE     recipe=paper|dp_gd    privacy.epsilon=6 (inf: not private)   seed=42
+  experiment=real|syn|real_syn (with synthetic=release)          privacy.unit=image|patient
+  privacy.require=EPS (refuse a run whose end-to-end epsilon would exceed it)   privacy.randomness=secure
   build_inputs=true (build what is missing)   dry_run=true (only say what would be built)   force=true (run again)
   outputs=FOLDER (root of all artifacts)
 
@@ -296,5 +298,9 @@ def _print_plan(nodes: Sequence[Any], todo: Sequence[Any]) -> None:
 def _summarise(artifact: Any) -> None:
     if artifact.manifest.get("summary"):
         _say(artifact.manifest["summary"])
+    if artifact.manifest["stage"] in ("train_classifier", "export"):
+        from mammo_dp.status import headline
+
+        _say(headline(artifact))
     if artifact.manifest["stage"] == "report":
         _say(f"report: {artifact.folder / 'report.html'}")

@@ -13,7 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mammo_dp.errors import UserError
 
-StageName = Literal["status", "extract_patches", "extract_features", "train_classifier", "report"]
+StageName = Literal[
+    "status",
+    "extract_patches",
+    "sample_synthetic",
+    "extract_features",
+    "train_classifier",
+    "report",
+    "export",
+]
+Split = Literal["official", "paper"]
 
 
 class Section(BaseModel):
@@ -30,7 +39,7 @@ class Source(Section):
 
 
 class PublicCount(Section):
-    """Published sizes of the training set, the only sizes a private run may use."""
+    """Published sizes of a training set, the only sizes a private run may use."""
 
     image: int = Field(gt=0)
     patient: int = Field(gt=0)
@@ -52,11 +61,12 @@ class Dataset(Section):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     root: str | None  # folder of the raw data
     sources: dict[str, Source] = Field(min_length=1)
-    split: Literal["official", "paper"]
+    split: Split
     val_fraction: float = Field(ge=0, lt=1)  # of the patients of the official training set
     split_seed: int = Field(ge=0)
     max_skipped: float = Field(ge=0, le=1)  # fraction of rows without a patch above which extraction fails
-    public_count: PublicCount | None
+    # by split; of the official one before validation patients are set aside
+    public_count: dict[Split, PublicCount] | None
     toy: Toy | None = None
 
 
@@ -113,7 +123,8 @@ class Recipe(Section):
     weight_decay: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
     epochs: int = Field(gt=0)  # passes over the data; with batch_size None, an epoch is a step
-    batch_size: int | None = Field(gt=0)  # images a step (expected, under DP); None: the full batch
+    # units of privacy a step, images or patients (expected, under DP, which sets q); None: the full batch
+    batch_size: int | None = Field(gt=0)
     max_grad_norm: float = Field(gt=0)  # C; used with finite epsilon only
     flips: Literal["none", "random", "all"]  # all: the mean over the 4 flips inside each image's gradient
     select: Literal["last", "average", "best_val"]
@@ -129,9 +140,16 @@ class Recipe(Section):
 class Privacy(Section):
     epsilon: float = Field(gt=0, allow_inf_nan=True)  # inf: not private
     delta: float = Field(gt=0, lt=1)
-    unit: Literal["image"]  # neighbouring data sets differ in one patch; a mammogram may give several
-    accountant: Literal["prv", "rdp"]  # of Poisson sampling; full batches use the exact Gaussian formula
+    # neighbouring data sets differ in one patch (a mammogram may give several), or in all images of one patient
+    unit: Literal["image", "patient"]
+    # how they differ: a unit is there or not; is there or null, their number public; has other content (sensitivity 2C)
+    adjacency: Literal["add_remove", "zero_out", "replace"]
+    # of Poisson sampling; full batches use the exact Gaussian formula, which gdp names and which holds nowhere else
+    accountant: Literal["prv", "rdp", "gdp"]
+    # seeded: reproducible, and whoever knows the seed can remove the noise; secure: from the operating system
+    randomness: Literal["seeded", "secure"]
     public_count: int | None = Field(gt=0)  # None: that of the dataset, in the unit of privacy
+    require: float | None = Field(gt=0)  # refuse a run whose headline epsilon would exceed this
 
     @property
     def is_private(self) -> bool:
@@ -139,7 +157,39 @@ class Privacy(Section):
 
 
 class Experiment(Section):
-    name: Literal["real"]  # the paper's names of its setups
+    name: Literal["real", "syn", "real_syn"]  # the paper's names of its setups
+
+    @property
+    def uses_real(self) -> bool:
+        return self.name != "syn"
+
+    @property
+    def uses_synthetic(self) -> bool:
+        return self.name != "real"
+
+
+class Synthetic(Section):
+    """Synthetic masses. They enter a run through the experiments syn and real_syn only."""
+
+    name: Literal["none", "release"]
+    root: str | None  # folder; relative to dataset.root, or absolute
+    per_class: int = Field(ge=0)  # images of each class
+    # pooled: they count as private records (the paper); public: their gradients are added without noise
+    role: Literal["pooled", "public"]
+    weight: float = Field(gt=0)  # of a synthetic image against a real one, where role=public
+    val_fraction: float = Field(ge=0, lt=1)  # held out where experiment=syn chooses an epoch
+    # a statement of yours: no patient of this data set was among those that the generator was trained on
+    disjoint: bool
+
+    @property
+    def count(self) -> int:
+        return 2 * self.per_class
+
+
+class Export(Section):
+    """What a bundle may be built in spite of; its statement says so."""
+
+    accept: list[Literal["no_guarantee", "seeded_noise"]]
 
 
 class Runtime(Section):
@@ -165,15 +215,45 @@ class Config(Section):
     recipe: Recipe
     privacy: Privacy
     experiment: Experiment
+    synthetic: Synthetic
+    features_of: Literal["patches", "synthetic"]  # what stage=extract_features reads
+    export: Export
     runtime: Runtime
 
     @property
     def public_count(self) -> int | None:
-        """The published number of training records, counted in the unit of privacy; None if nobody stated it."""
-        if self.privacy.public_count is not None:
-            return self.privacy.public_count
-        counts = self.dataset.public_count
-        return None if counts is None else getattr(counts, self.privacy.unit)
+        """The published number of training units, images or patients; None if nobody stated it.
+
+        Pooled synthetic images are counted as units of their own.
+        """
+        count = self.privacy.public_count
+        if count is None:
+            count = self._published_count()
+        if count is not None and self.pools_synthetic:
+            count += self.synthetic.count
+        return count
+
+    def _published_count(self) -> int | None:
+        counts = (self.dataset.public_count or {}).get(self.dataset.split)
+        if counts is None:
+            return None
+        kept = 1 - self.dataset.val_fraction if self.dataset.split == "official" else 1.0
+        return round(kept * getattr(counts, self.privacy.unit))
+
+    @property
+    def pools_synthetic(self) -> bool:
+        """Whether synthetic images count as private records of this run."""
+        return self.experiment.name == "real_syn" and self.synthetic.role == "pooled"
+
+    @property
+    def validates_on_real(self) -> bool:
+        """Whether an epoch is chosen on validation patients; `syn` holds out synthetic images instead."""
+        return self.recipe.select == "best_val" and self.experiment.uses_real
+
+    @property
+    def is_full_batch(self) -> bool:
+        """Whether every step of a private run sees all units."""
+        return self.recipe.batch_size is None or self.recipe.batch_size >= (self.public_count or 0)
 
     @property
     def warnings(self) -> list[str]:
@@ -188,23 +268,54 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _best_val_needs_validation(self) -> "Config":
-        if (
-            self.recipe.select == "best_val"
-            and self.dataset.split == "official"
-            and not self.dataset.val_fraction
-        ):
+        if self.recipe.select != "best_val":
+            return self
+        if self.experiment.name == "syn":
+            missing = "synthetic.val_fraction" if not self.synthetic.val_fraction else None
+        else:
+            official = self.dataset.split == "official"
+            missing = "dataset.val_fraction" if official and not self.dataset.val_fraction else None
+        if missing:
             raise ValueError(
-                "recipe.select=best_val needs validation patients; set dataset.val_fraction=0.15, or "
-                "recipe.select=last"
+                f"recipe.select=best_val needs validation images; set {missing}=0.15, or recipe.select=last"
             )
         return self
 
     @model_validator(mode="after")
-    def _private_runs_need_a_count(self) -> "Config":
-        if self.privacy.is_private and self.public_count is None:
+    def _synthetic_experiments_need_images(self) -> "Config":
+        wanted = (self.stage in ("train_classifier", "export") and self.experiment.uses_synthetic) or (
+            self.stage == "sample_synthetic" or self.features_of == "synthetic"
+        )
+        if wanted and (self.synthetic.name == "none" or not self.synthetic.per_class):
             raise ValueError(
-                "a private run needs the published number of training records: set privacy.public_count=N, "
-                "or privacy.epsilon=inf"
+                "synthetic images are needed; set synthetic=release (and synthetic.per_class=1500)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _private_runs_can_be_accounted(self) -> "Config":
+        privacy = self.privacy
+        if not privacy.is_private:
+            return self
+        if not self.experiment.uses_real:
+            raise ValueError(
+                "experiment=syn trains on no private image, so there is nothing for privacy.epsilon to limit; set "
+                "privacy.epsilon=inf (the ledger says what the generator has seen)"
+            )
+        if self.public_count is None:
+            raise ValueError(
+                f"a private run needs the published number of training {privacy.unit}s: set "
+                "privacy.public_count=N, or privacy.epsilon=inf"
+            )
+        if not self.is_full_batch and privacy.adjacency == "replace":
+            raise ValueError(
+                "privacy.adjacency=replace holds for full batches only, since no accountant here covers replacement "
+                "under Poisson sampling; set recipe.batch_size=null (or recipe=dp_gd), or another adjacency"
+            )
+        if not self.is_full_batch and privacy.accountant == "gdp":
+            raise ValueError(
+                "privacy.accountant=gdp is exact for full batches only and can underestimate under Poisson sampling; "
+                "use prv or rdp, or recipe.batch_size=null"
             )
         return self
 

@@ -1,203 +1,24 @@
-"""The stage graph: which stages there are, what each reads, and how a node is built.
+"""Planning and building: a node is a stage with a configuration, and its artifact's path follows from the node alone.
 
-A node is a stage with a configuration. Its artifact's path follows from the node alone: the settings that change
-its result, the identity of the outside data it reads, and the fingerprints of its inputs.
+The path hashes the settings that change the result, the identity of the outside data, and the fingerprints of the
+inputs (`graph.py` says which they are).
 """
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mammo_dp import artifacts
 from mammo_dp.artifacts import Artifact, Mask, StageResult, Store
 from mammo_dp.config import Config
-from mammo_dp.data.sources import source_folders, toy_identity
 from mammo_dp.errors import UserError
+from mammo_dp.graph import STAGES, Stage
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One kind of work.
-
-    `module` holds `run(config, inputs, output) -> StageResult` and, if bad input can be told before any folder is
-    made, `check(config)`, which raises UserError. It is imported only when it is needed: torch is slow to load.
-    """
-
-    name: str
-    summary: str  # one line for a person
-    module: str
-    version: int  # raised when the code changes results
-    groups: tuple[str, ...]  # parts of the command line that it depends on
-    label: Callable[[Config], str]
-    settings: Callable[[Config], dict[str, Any]]  # the keys that change its result
-    upstream: Callable[[Config], dict[str, str]] = lambda config: {}  # role -> stage
-    outside: Callable[[Config, Store], dict[str, str]] = lambda config, store: {}  # identity of outside data
-    collects: str | None = None  # reads every finished artifact of this stage instead of upstream nodes
-
-
-# --- what each stage reads --------------------------------------------------------------------------------------
-
-
-def _dataset_settings(config: Config) -> dict[str, Any]:
-    data = config.dataset
-    settings: dict[str, Any] = {
-        "name": data.name,
-        "sources": {name: {"reader": s.reader, "role": s.role} for name, s in data.sources.items()},
-        "split": data.split,
-    }
-    if data.split == "official":
-        settings |= {"val_fraction": data.val_fraction, "split_seed": data.split_seed}
-    return settings
-
-
-def _raw_data(config: Config, store: Store) -> dict[str, str]:
-    """Identity of each source's folder. Toy data is made from its settings, which identify it."""
-    data = config.dataset
-    if data.toy is not None:
-        return {"toy": toy_identity(data.toy)}
-    identities = {}
-    for name, folder in source_folders(data).items():
-        source = data.sources[name]
-        if not folder.is_dir():
-            if source.optional:
-                continue
-            raise UserError(_no_data(config, name, folder, "does not exist"))
-        try:
-            identities[name] = artifacts.tree_identity(folder)
-        except FileNotFoundError:
-            if not source.optional:
-                raise UserError(_no_data(config, name, folder, "holds no files")) from None
-    if not identities:
-        raise UserError(
-            f"dataset.root={data.root} holds none of the folders of dataset={data.name} "
-            f"({', '.join(s.root for s in data.sources.values())}); set dataset.root to the folder that does"
-        )
-    return identities
-
-
-def _no_data(config: Config, source: str, folder: Path, fault: str) -> str:
-    return (
-        f"the folder of {source} for dataset={config.dataset.name}, {folder}, {fault}; set dataset.root=FOLDER or "
-        f"dataset.sources.{source}.root=FOLDER (README, 'Data and weights', says where the data comes from)"
-    )
-
-
-def _classifier_settings(config: Config) -> dict[str, Any]:
-    settings = config.classifier.model_dump(exclude={"weights", "init_seed", "cache_features"})
-    return settings | {"precision": config.runtime.precision}
-
-
-def _weights(config: Config, store: Store) -> dict[str, str]:
-    classifier = config.classifier
-    path = classifier.weights_file
-    if path is None:
-        random = classifier.weights == "none"
-        return {"weights": f"random, seed {classifier.init_seed}" if random else "imagenet"}
-    if not path.is_file():
-        raise UserError(
-            f"classifier.weights={classifier.weights} is not a file; give a .safetensors or .pth file of "
-            f"{classifier.backbone}, or classifier.weights=imagenet to download it"
-        )
-    return {"weights": artifacts.file_identity(path, store.cache)}
-
-
-def _training_settings(config: Config) -> dict[str, Any]:
-    recipe = config.recipe.model_dump()
-    privacy: dict[str, Any] = {"epsilon": config.privacy.epsilon}
-    if config.privacy.is_private:
-        privacy |= config.privacy.model_dump(exclude={"public_count"}) | {"public_count": config.public_count}
-    else:
-        del recipe["max_grad_norm"]
-    settings = {
-        "experiment": config.experiment.name,
-        "recipe": recipe,
-        "privacy": privacy,
-        "seed": config.seed,
-        "dataset": config.dataset.name,
-    }
-    if not config.classifier.cache_features:
-        settings["classifier"] = _classifier_settings(config)
-    return settings
-
-
-def _training_inputs(config: Config) -> dict[str, str]:
-    inputs = {"patches": "extract_patches"}
-    if config.classifier.cache_features:
-        inputs["features"] = "extract_features"
-    return inputs
-
-
-def _epsilon_label(epsilon: float) -> str:
-    return f"eps{epsilon:g}"
-
-
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            name="extract_patches",
-            summary="raw mammograms or published patches -> 128x128 mass patches and their index",
-            module="mammo_dp.stages.extract_patches",
-            version=1,
-            groups=("dataset", "patches"),
-            label=lambda config: f"{config.dataset.name}-{config.dataset.split}",
-            settings=lambda config: {
-                "dataset": _dataset_settings(config),
-                "patches": config.patches.model_dump(),
-            },
-            outside=_raw_data,
-        ),
-        Stage(
-            name="extract_features",
-            summary="patches -> features of the frozen backbone, for all four flips",
-            module="mammo_dp.stages.extract_features",
-            version=1,
-            groups=("dataset", "patches", "classifier", "runtime"),
-            label=lambda config: f"{config.dataset.name}-{config.classifier.backbone}",
-            settings=lambda config: {"classifier": _classifier_settings(config)},
-            upstream=lambda config: {"patches": "extract_patches"},
-            outside=_weights,
-        ),
-        Stage(
-            name="train_classifier",
-            summary="patches and features -> a benign/malignant classifier, private at any finite epsilon",
-            module="mammo_dp.stages.train_classifier",
-            version=1,
-            groups=(
-                "dataset",
-                "patches",
-                "classifier",
-                "runtime",
-                "experiment",
-                "recipe",
-                "privacy",
-                "seed",
-            ),
-            label=lambda config: (
-                f"{config.experiment.name}-{_epsilon_label(config.privacy.epsilon)}-seed{config.seed}"
-            ),
-            settings=_training_settings,
-            upstream=_training_inputs,
-            outside=lambda config, store: {} if config.classifier.cache_features else _weights(config, store),
-        ),
-        Stage(
-            name="report",
-            summary="all finished classifiers -> Table 1 beside the paper's, curves, one HTML page",
-            module="mammo_dp.stages.report",
-            version=2,
-            groups=(),
-            label=lambda config: "table1",
-            settings=lambda config: {},
-            collects="train_classifier",
-        ),
-    )
-}
-
-
-# --- nodes ------------------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from mammo_dp.privacy.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -217,7 +38,10 @@ class Node:
 
     @cached_property
     def inputs(self) -> dict[str, "Node"]:
-        return {role: Node.of(self.config, name) for role, name in self.stage.upstream(self.config).items()}
+        return {
+            role: Node.of(self.config.model_copy(update=dict(wanted.changes)), wanted.stage)
+            for role, wanted in self.stage.upstream(self.config).items()
+        }
 
     @cached_property
     def collected(self) -> dict[str, Artifact]:
@@ -267,6 +91,31 @@ class Node:
                 return None
         return found
 
+    def ledger(self, *, most_images: int | None = None) -> "Ledger":
+        """Every touch of private data by this node and by what it reads, from configurations and manifests alone.
+
+        `most_images` of a patient in training, where it is known: it is private, and needed to read an image-level
+        guarantee per patient.
+        """
+        from mammo_dp.privacy.ledger import Ledger, events_of  # slow to import
+
+        steps = list(self.walk())
+        events = [
+            replace(event, artifact=step.folder.name)
+            for step in steps
+            for event in step.stage.events(step.config, self.store.cache)
+        ]
+        events += events_of(a.manifest["privacy"]["ledger"] for a in self.collected.values())
+        assumptions = [line for step in steps for line in step.stage.assumptions(step.config)]
+        return Ledger(
+            tuple(dict.fromkeys(events)),
+            claimed=self.config.privacy.unit,
+            delta=self.config.privacy.delta,
+            cache=self.store.cache,
+            most_images=most_images,
+            assumptions=tuple(dict.fromkeys(assumptions)),
+        )
+
     def walk(self) -> Iterator["Node"]:
         """Inputs before what reads them, each once for each way it is reached."""
         for node in self.inputs.values():
@@ -305,6 +154,9 @@ class MissingInput(UserError):
 
     def sentence(self, overrides: list[str]) -> str:
         kept = [o for o in overrides if _key(o).split(".")[0] in (*self.missing.stage.groups, "outputs")]
+        derived = self.missing.config.features_of
+        if derived != "patches" and self.missing.stage.name == "extract_features":
+            kept.append(f"features_of={derived}")
         command = " ".join(["python -m mammo_dp", f"stage={self.missing.stage.name}", *kept])
         return f"{self}; make it with: {command}   (or add build_inputs=true)"
 
@@ -314,11 +166,32 @@ def _key(override: str) -> str:
 
 
 def check(nodes: list[Node]) -> None:
-    """Ask each stage about to run whether it can. Raises UserError; writes nothing."""
+    """Ask each stage about to run whether it can. Raises UserError; writes nothing but the cache."""
+    for node in nodes:
+        _check_required(node)
     for node in nodes:
         module = importlib.import_module(node.stage.module)
         if hasattr(module, "check"):
             module.check(node.config)
+        if hasattr(module, "check_ledger"):
+            module.check_ledger(node.config, node.ledger())
+
+
+def _check_required(node: Node) -> None:
+    """Refuse a node whose headline epsilon would exceed privacy.require, naming the event that breaks it."""
+    required = node.config.privacy.require
+    if required is None:
+        return
+    ledger = node.ledger()
+    if ledger.headline_epsilon > required:
+        event = ledger.breaking
+        assert event is not None  # a headline above 0 has events
+        reached = f"{ledger.headline_epsilon:.4g}" if event.mechanism else "infinite"
+        raise UserError(
+            f"privacy.require={required:g} refuses {node.name}: its headline epsilon per {ledger.claimed} would be "
+            f"{reached} by the {event.what} ({event.cohort} patients of {event.study}): {event.why}; change that, or "
+            "privacy.require"
+        )
 
 
 def build(node: Node, *, overrides: list[str], announce: Callable[[str], None]) -> Artifact:
@@ -369,12 +242,20 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
                 "seeds": {"classifier": node.config.seed},
                 "summary": result.summary,
                 **result.manifest,
+                "privacy": {**result.manifest.get("privacy", {}), "ledger": _ledger_record(node, result)},
             }
         )
     except Exception as error:
         artifacts.write_error(node.folder, overrides=overrides, mask=mask)
         error.add_note(f"error.txt is in {node.folder}")  # of the node that failed, perhaps an input
         raise
+
+
+def _ledger_record(node: Node, result: StageResult) -> dict[str, Any]:
+    from mammo_dp.privacy.statement import statement
+
+    ledger = node.ledger(most_images=result.most_images)
+    return {**ledger.to_dict(), "statement": statement(ledger)}
 
 
 def _input_record(artifact: Artifact) -> dict[str, Any]:
@@ -396,6 +277,8 @@ def outside_paths(config: Config) -> dict[str, str]:
         paths["dataset.root"] = config.dataset.root
     if config.classifier.weights_file is not None and not config.classifier.weights.startswith("pkg:"):
         paths["classifier.weights"] = config.classifier.weights
+    if config.synthetic.root is not None and Path(config.synthetic.root).is_absolute():
+        paths["synthetic.root"] = config.synthetic.root
     return paths
 
 

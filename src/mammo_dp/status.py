@@ -25,7 +25,7 @@ def describe(config: Config) -> str:
             lines.append(f"  ... {len(newest) - SHOWN} older")
         lines += [f"  {_line(artifact)}" for artifact in newest[-SHOWN:]]
         lines += [line for folder in open_folders for line in _unfinished(store, folder)]
-        if not finished and following is None:
+        if not finished and following is None and not stage.optional:
             following = stage.name
     lines.append(f"\nnext: {_next(following)}")
     return "\n".join(lines)
@@ -33,7 +33,19 @@ def describe(config: Config) -> str:
 
 def _line(artifact: Artifact) -> str:
     summary = artifact.manifest.get("summary", "").splitlines()
-    return f"{artifact.folder.name}  {summary[0] if summary else ''}".rstrip()
+    return "  ".join(filter(None, [artifact.folder.name, headline(artifact), summary[0] if summary else ""]))
+
+
+def headline(artifact: Artifact) -> str:
+    """What the ledger says in a few words, or nothing where no private data shaped a model."""
+    worst = artifact.manifest.get("privacy", {}).get("ledger", {}).get("headline")
+    if worst is None:
+        return ""
+    epsilon, because = worst["epsilon"], ""
+    if worst["unlimited"]:
+        because = f" ({worst['cohort']}: {worst['unlimited'][0]})"
+    shown = f"{epsilon:.4g}" if isinstance(epsilon, float) else epsilon or "unknown"
+    return f"[end-to-end epsilon {shown} per {worst['unit']}{because}]"
 
 
 def _unfinished(store: Store, folder: Path) -> list[str]:

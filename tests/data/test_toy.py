@@ -11,8 +11,10 @@ from mammo_dp.data import toy
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.models.classifier import build_head
 from mammo_dp.pipeline import Node
+from mammo_dp.privacy.planning import make_plan
+from mammo_dp.privacy.units import Units
 from mammo_dp.stages.train_classifier import _features
-from mammo_dp.training.classifier import HeadTrainer, make_plan, predict
+from mammo_dp.training.classifier import HeadTrainer, Randomness, predict
 from tests.conftest import Workplace, config_of
 
 WORDS = ("dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.epsilon=inf")
@@ -29,9 +31,9 @@ def demo(tmp_path_factory):
 def auroc(config, patches, source, labels, truth=None) -> dict[str, float]:
     positions = patches.rows("train")
     trainer = HeadTrainer(
-        build_head(config.recipe, features=64, seed=0), source, positions, torch.from_numpy(labels[positions]),
-        plan=make_plan(config, records=len(positions), cache=Cache(positions)),  # nothing to calibrate
-        recipe=config.recipe, seed=0, run="run", device=torch.device("cpu"),
+        build_head(config.recipe, features=64, seed=0), source, Units.of_each(positions), torch.from_numpy(labels),
+        plan=make_plan(config, units=len(positions), cache=Cache(positions)),  # nothing to calibrate
+        recipe=config.recipe, randomness=Randomness(secure=False), device=torch.device("cpu"),
     )  # fmt: skip
     for _ in range(trainer.plan.steps):
         trainer.step()
@@ -71,9 +73,7 @@ def test_difficulty_and_controls(demo):
         score = roc_auc_score(patches.malignant[rows], brightness[rows])
         assert max(score, 1 - score) < 0.65
 
-    count = demo.dataset.public_count
-    assert count is not None
-    assert len(patches.rows("train")) == pytest.approx(count.image, rel=0.1)
+    assert len(patches.rows("train")) == pytest.approx(demo.public_count, rel=0.1)
 
 
 def test_drawing_is_seeded(demo):

@@ -22,13 +22,14 @@ def one_by_one(head, features, labels, *, smoothing=0.0) -> torch.Tensor:
     rows = []
     for x, y in zip(features, labels, strict=True):
         head.zero_grad()
-        loss = functional.cross_entropy(head(x), y.expand(len(x)), label_smoothing=smoothing)
+        loss = functional.cross_entropy(head(x), y, label_smoothing=smoothing)
         loss.backward()
         rows.append(torch.cat([p.grad.flatten() for p in head.parameters()]))
     return torch.stack(rows)
 
 
 def summed(head, features, labels, **kwargs) -> torch.Tensor:
+    head.zero_grad()
     gradient_sum(head, features, labels, **{"max_grad_norm": None, **kwargs})
     return torch.cat([p.grad.flatten() for p in head.parameters()])
 
@@ -36,16 +37,19 @@ def summed(head, features, labels, **kwargs) -> torch.Tensor:
 def batch(units: int, rows: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     features = torch.randn(units, rows, 12, generator=g, dtype=torch.float64)
-    return features, torch.randint(2, (units,), generator=g)
+    return features, torch.randint(
+        2, (units, rows), generator=g
+    )  # the images of a patient may differ in label
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("rows", [1, 2, 4, 9])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("norm", [None, 0.3])
 def test_closed_form_equals_autograd(kind, rows, smoothing, norm):
     head, (features, labels) = make_head(kind), batch(9, rows)
     each = one_by_one(head, features, labels, smoothing=smoothing)
+    head.zero_grad()
     norms = gradient_sum(head, features, labels, max_grad_norm=norm, label_smoothing=smoothing)
     torch.testing.assert_close(norms, each.norm(dim=1))
     factors = torch.ones(9) if norm is None else (norm / each.norm(dim=1)).clamp(max=1)
@@ -87,8 +91,8 @@ def test_clipping_each_flip_is_not_clipping_the_image():
     """Negative control: flips taken as units of their own move the sum by more than C."""
     head, (features, labels) = make_head("linear"), batch(1, 1)
     flips = features.expand(1, 4, 12) * 50
-    whole = summed(head, flips, labels, max_grad_norm=1.0)
-    apart = summed(head, flips.transpose(0, 1), labels.expand(4), max_grad_norm=1.0)
+    whole = summed(head, flips, labels.expand(1, 4), max_grad_norm=1.0)
+    apart = summed(head, flips.transpose(0, 1), labels.expand(1, 4).T, max_grad_norm=1.0)
     assert whole.norm() <= 1 + 1e-9 < apart.norm()
 
 
@@ -96,7 +100,10 @@ def test_clipping_each_flip_is_not_clipping_the_image():
 def test_no_unit_gives_zeros(kind):
     head = make_head(kind)
     gradient = summed(
-        head, torch.zeros(0, 1, 12, dtype=torch.float64), torch.zeros(0, dtype=torch.int64), max_grad_norm=1.0
+        head,
+        torch.zeros(0, 1, 12, dtype=torch.float64),
+        torch.zeros(0, 1, dtype=torch.int64),
+        max_grad_norm=1.0,
     )
     assert gradient.abs().sum() == 0
 

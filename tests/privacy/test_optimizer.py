@@ -3,7 +3,7 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
-from mammo_dp.privacy.accounting import Mechanism
+from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.sampling import seeded_generator
 

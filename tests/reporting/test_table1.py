@@ -7,7 +7,10 @@ from mammo_dp.reporting.table1 import Run, markdown, numbers, studies
 
 def run(seed: int, auroc: float, epsilon: float = 6.0, **changes) -> Run:
     test = {"cbis_ddsm": {"auroc": auroc, "auprc_benign": 0.7}}
-    values = {"study": "s", "title": "t", "experiment": "real", "privacy": "p", "test": test} | changes
+    values = {
+        "study": "s", "title": "t", "experiment": "real", "privacy": "p", "test": test, "headline": epsilon,
+        "statement": "It holds.", "ledger": {},
+    } | changes  # fmt: skip
     return Run(epsilon=epsilon, seed=seed, **values)
 
 

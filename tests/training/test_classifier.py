@@ -10,7 +10,9 @@ from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
-from mammo_dp.training.classifier import HeadTrainer, Plan, make_plan, predict, train
+from mammo_dp.privacy.planning import Plan, make_plan
+from mammo_dp.privacy.units import Units
+from mammo_dp.training.classifier import HeadTrainer, PublicSet, Randomness, predict, train
 from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
 from tests.conftest import config_of
 
@@ -22,22 +24,21 @@ def toy_problem(n: int = 60, d: int = 8):
     return CachedFeatures(table, normalize=False), np.arange(n), labels
 
 
-def trainer_of(tmp_path, *overrides: str, seed: int = 0) -> HeadTrainer:
+def trainer_of(tmp_path, *overrides: str, seed: int = 0, public: PublicSet | None = None) -> HeadTrainer:
     config = config_of("privacy.public_count=60", "privacy.delta=0.001", "privacy.accountant=rdp",
                        "recipe.batch_size=20", "recipe.epochs=5", *overrides)  # fmt: skip
     source, positions, labels = toy_problem()
-    plan = make_plan(config, records=len(positions), cache=Cache(tmp_path))
-    head = build_head(config.recipe, features=8, seed=seed)
+    plan = make_plan(config, units=len(positions), cache=Cache(tmp_path))
     return HeadTrainer(
-        head,
+        build_head(config.recipe, features=8, seed=seed),
         source,
-        positions,
+        Units.of_each(positions),
         labels,
         plan=plan,
         recipe=config.recipe,
-        seed=seed,
-        run="run",
+        randomness=Randomness(secure=config.privacy.randomness == "secure", seed=seed, run="run"),
         device=torch.device("cpu"),
+        public=public,
     )
 
 
@@ -80,12 +81,12 @@ def test_an_empty_batch_is_a_noisy_step(tmp_path):
 
 def test_plan_takes_nothing_from_private_sizes(tmp_path):
     config = config_of("privacy.public_count=1104", "privacy.accountant=rdp")
-    plans = [make_plan(config, records=n, cache=Cache(tmp_path)) for n in (1103, 7, 4000)]
+    plans = [make_plan(config, units=n, cache=Cache(tmp_path)) for n in (1103, 7, 4000)]
     assert plans[0] == plans[1] == plans[2]
     assert plans[0].steps == 2700
     assert plans[0].mechanism is not None
     assert plans[0].mechanism.sample_rate == pytest.approx(1 / 9)
-    open_plan = make_plan(config_of("privacy.epsilon=inf"), records=256, cache=Cache(tmp_path))
+    open_plan = make_plan(config_of("privacy.epsilon=inf"), units=256, cache=Cache(tmp_path))
     assert (open_plan.steps, open_plan.mechanism) == (600, None)
 
 
@@ -130,7 +131,7 @@ def test_only_eligible_epochs_are_validated(tmp_path):
 
 
 def test_flips_of_the_paper_are_uniform_over_four(tmp_path):
-    flips = trainer_of(tmp_path)._flips(8000)
+    flips = trainer_of(tmp_path)._flips(8000, torch.Generator().manual_seed(0))
     assert flips.shape == (8000, 1)
     assert (torch.bincount(flips.flatten(), minlength=4) / 8000).numpy() == pytest.approx(0.25, abs=0.02)
 
@@ -150,20 +151,17 @@ def test_cached_run_equals_run_through_images(small, epsilon):
     encode = encoder(body, torch.device("cpu"), precision="float32")
     images = ImageFeatures(patches.images, encode, config.classifier, normalize=True, batch_size=13)
     positions = patches.rows("train")
-    labels = torch.from_numpy(patches.malignant[positions])
 
     def final(source) -> torch.Tensor:
-        plan = make_plan(config, records=len(positions), cache=Cache(small.root / "cache"))
-        head = build_head(config.recipe, features=feature_size(body), seed=0)
+        plan = make_plan(config, units=len(positions), cache=Cache(small.root / "cache"))
         trainer = HeadTrainer(
-            head,
+            build_head(config.recipe, features=feature_size(body), seed=0),
             source,
-            positions,
-            labels,
+            Units.of_each(positions),
+            torch.from_numpy(patches.malignant),
             plan=plan,
             recipe=config.recipe,
-            seed=0,
-            run="run",
+            randomness=Randomness(secure=False, run="run"),
             device=torch.device("cpu"),
         )
         for _ in range(plan.steps):
@@ -176,8 +174,10 @@ def test_cached_run_equals_run_through_images(small, epsilon):
     assert (final(images) - through_cache).abs().max() <= 1e-4 * change
 
     torch.manual_seed(0)
-    in_train_mode = all_flips(patches.images, encoder(body.train(), torch.device("cpu"), precision="float32"),
-                              config.classifier)  # fmt: skip
+    with pytest.raises(ValueError, match="train mode"):
+        encoder(body.train(), torch.device("cpu"), precision="float32")
+    with torch.no_grad():
+        in_train_mode = all_flips(patches.images, body.train(), config.classifier)
     wrong = final(CachedFeatures(in_train_mode, normalize=True))
     assert (wrong - through_cache).abs().max() > 1e-4 * change
 
@@ -203,7 +203,7 @@ def test_predict_averages_flips():
 
 
 def test_plan_of_infinite_epsilon_has_no_mechanism(tmp_path):
-    plan = make_plan(config_of("privacy.epsilon=inf"), records=100, cache=Cache(tmp_path))
+    plan = make_plan(config_of("privacy.epsilon=inf"), units=100, cache=Cache(tmp_path))
     assert plan == Plan(300, 1, None, 0, 100)
 
 

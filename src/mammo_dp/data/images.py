@@ -48,3 +48,10 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
     if high == low:
         return np.zeros(array.shape, np.uint8)
     return np.rint((array.astype(np.float32) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def why_unreadable(error: Exception, path: Path) -> str:
+    """What is wrong with the file at `path`, without that path."""
+    if isinstance(error, OSError):
+        return f"file cannot be read ({error.strerror or type(error).__name__})"
+    return str(error).replace(str(path), "the file")

@@ -82,3 +82,11 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Square resize: by area when shrinking, as in the paper; bilinear when a small window must grow."""
     shrinks = image.shape[0] >= size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def whole(image: np.ndarray, size: int) -> tuple[np.ndarray, Box]:
+    """An image that is a patch already, at `size`, and its box: all of it. Raises ValueError if it is not square."""
+    height, width = image.shape
+    if height != width:
+        raise ValueError(f"published patch of {height}x{width}, not square")
+    return image if height == size else resize(image, size), Box(0, 0, width, height)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mammo_dp.artifacts import fingerprint
-from mammo_dp.config import Dataset, Toy
+from mammo_dp.config import Config, Dataset, Toy
 from mammo_dp.errors import UserError
 
 TOY_VERSION = 1  # raised when data/toy.py draws other phantoms for the same settings
@@ -28,3 +28,16 @@ def source_folders(data: Dataset) -> dict[str, Path]:
     else:
         root = Path(data.root)
     return {name: root / source.root for name, source in data.sources.items()}
+
+
+def synthetic_folder(config: Config) -> Path:
+    """Folder of the synthetic images. Raises UserError if it is relative and dataset.root is not set."""
+    root = Path(config.synthetic.root or "")
+    if root.is_absolute():
+        return root
+    if config.dataset.root is None:
+        raise UserError(
+            f"synthetic={config.synthetic.name} needs its folder of images: set synthetic.root=FOLDER (absolute), or "
+            "dataset.root"
+        )
+    return Path(config.dataset.root) / root

@@ -6,78 +6,74 @@ differential privacy (Dong, Roth, Su 2022, Cor. 2.13; Balle and Wang 2018, Thm. 
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import opacus
 from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
-from scipy.special import log_ndtr
 
 from mammo_dp.artifacts import Cache
 from mammo_dp.errors import UserError
+from mammo_dp.privacy.events import Mechanism
+from mammo_dp.privacy.gaussian import gaussian_epsilon
 
-Accountant = Literal["prv", "rdp"]
+Accountant = Literal["prv", "rdp", "gdp"]
 MOST_NOISE = 1e5  # noise multiplier beyond which calibration gives up
 
 
-@dataclass(frozen=True)
-class Mechanism:
-    """`steps` Gaussian mechanisms, each on a Poisson sample of rate `sample_rate` (1: on everything).
-
-    `noise_multiplier` is the standard deviation of the noise over the clipping norm.
-    """
-
-    sample_rate: float
-    noise_multiplier: float
-    steps: int
-
-    @property
-    def is_full_batch(self) -> bool:
-        return self.sample_rate == 1.0
-
-    def accountant(self, wanted: Accountant) -> str:
-        """What accounts for it: the exact formula wherever it holds, else the wanted accountant."""
-        return "gaussian" if self.is_full_batch else wanted
-
-
 def epsilon(mechanism: Mechanism, *, delta: float, accountant: Accountant) -> float:
-    """The epsilon that a mechanism spends at `delta`, add-or-remove adjacency."""
+    """The epsilon that a mechanism spends at `delta`. Raises ValueError for `gdp` under Poisson sampling."""
     if mechanism.steps == 0:
         return 0.0
     if mechanism.is_full_batch:
-        return gaussian_epsilon(math.sqrt(mechanism.steps) / mechanism.noise_multiplier, delta=delta)
+        return gaussian_epsilon(mechanism.mu, delta=delta)
+    if accountant == "gdp":
+        raise ValueError("Gaussian differential privacy can underestimate under Poisson sampling")
+    return opacus_epsilon(mechanism, delta=delta, accountant=accountant)
+
+
+def opacus_epsilon(mechanism: Mechanism, *, delta: float, accountant: Literal["prv", "rdp"]) -> float:
+    """What Opacus' accountant says, also of full batches, where the exact formula is better.
+
+    Opacus knows sensitivity 1 only; at sensitivity s (full batches) the noise counts as sigma / s.
+    """
     opacus_accountant = {"prv": PRVAccountant, "rdp": RDPAccountant}[accountant]()
-    opacus_accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
+    sigma = mechanism.noise_multiplier / mechanism.sensitivity
+    opacus_accountant.history = [(sigma, mechanism.sample_rate, mechanism.steps)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
         return float(opacus_accountant.get_epsilon(delta=delta))
 
 
 def calibrate(
-    *, target: float, delta: float, sample_rate: float, steps: int, accountant: Accountant, cache: Cache
+    *,
+    target: float,
+    delta: float,
+    sample_rate: float,
+    steps: int,
+    accountant: Accountant,
+    cache: Cache,
+    sensitivity: float = 1.0,
 ) -> Mechanism:
     """The mechanism with the least noise (to 1e-4 of itself) that spends at most `target` epsilon."""
-    key = ("calibrate", opacus.__version__, target, delta, sample_rate, steps, accountant)
+    key = ("calibrate", opacus.__version__, target, delta, sample_rate, steps, accountant, sensitivity)
     sigma = cache.get(*key)
     if sigma is None:
-        sigma = _least_noise(
-            target=target, delta=delta, sample_rate=sample_rate, steps=steps, accountant=accountant
-        )
+        mechanism = Mechanism(sample_rate, 1.0, steps, sensitivity)
+        sigma = _least_noise(mechanism, target=target, delta=delta, accountant=accountant)
         cache.put(sigma, *key)
-    return Mechanism(sample_rate, sigma, steps)
+    return Mechanism(sample_rate, sigma, steps, sensitivity)
 
 
-def _least_noise(
-    *, target: float, delta: float, sample_rate: float, steps: int, accountant: Accountant
-) -> float:
+def _least_noise(mechanism: Mechanism, *, target: float, delta: float, accountant: Accountant) -> float:
     def spent(sigma: float) -> float:
-        return epsilon(Mechanism(sample_rate, sigma, steps), delta=delta, accountant=accountant)
+        return epsilon(replace(mechanism, noise_multiplier=sigma), delta=delta, accountant=accountant)
 
-    if accountant == "prv" and sample_rate < 1:  # RDP is quick and lies 3 to 8 % above: a narrow bracket
-        high = _least_noise(
-            target=target, delta=delta, sample_rate=sample_rate, steps=steps, accountant="rdp"
-        )
+    if (
+        accountant == "prv" and not mechanism.is_full_batch
+    ):  # RDP is quick and 3 to 8 % above: a narrow bracket
+        high = _least_noise(mechanism, target=target, delta=delta, accountant="rdp")
         width, tolerance = 1.1, 1e-5
     else:
         high, width, tolerance = 1.0, 2.0, 1e-9
@@ -130,19 +126,3 @@ def first_step_at_least(
         step = high * every
         cache.put(step, *key)
     return step
-
-
-def gaussian_delta(mu: float, *, epsilon: float) -> float:
-    """delta(epsilon) of a mu-GDP mechanism: Phi(-eps/mu + mu/2) - e^eps Phi(-eps/mu - mu/2)."""
-    first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
-    return float(math.exp(first) * -math.expm1(min(second - first, 0.0)))
-
-
-def gaussian_epsilon(mu: float, *, delta: float) -> float:
-    """The smallest epsilon >= 0 at which a mu-GDP mechanism has at most `delta`."""
-    if gaussian_delta(mu, epsilon=0.0) <= delta:
-        return 0.0
-    high = 1.0
-    while gaussian_delta(mu, epsilon=high) > delta:
-        high *= 2
-    return float(brentq(lambda e: gaussian_delta(mu, epsilon=e) - delta, 0.0, high, xtol=1e-12, rtol=1e-14))  # type: ignore[arg-type]

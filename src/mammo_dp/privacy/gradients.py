@@ -1,16 +1,34 @@
 """Clipped sums of per-unit gradients of a head, in closed form.
 
-A unit is what the guarantee protects: an image with its flips. Each unit brings `rows` feature vectors, and its
-gradient is the mean over them. For a linear layer with inputs a_r and output gradients g_r, the unit's weight
-gradient is sum_r g_r a_r^T, whose squared norm is sum_rs (g_r . g_s)(a_r . a_s): the gradients themselves are never
-formed (Goodfellow 2015; Lee and Kifer 2021). One forward and one small backward pass serve both norm and sum.
+A unit is what the guarantee protects: an image with its flips, or a patient with all images and flips. Each unit
+brings `rows` feature vectors, and its gradient is the mean over them. For a linear layer with inputs a_r and output
+gradients g_r, the unit's weight gradient is sum_r g_r a_r^T, whose squared norm is sum_rs (g_r . g_s)(a_r . a_s): the
+gradients themselves need not be formed (Goodfellow 2015; Lee and Kifer 2021). One forward and one small backward pass
+serve both norm and sum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Tanh, nn.Identity)  # what may stand between linear layers
+
+
+def check_units(units: int, tensors: Iterable[torch.Tensor]) -> None:
+    """Refuse per-unit tensors whose first dimension is not the number of units.
+
+    Layers that fold windows or tokens into the batch (Swin's early attention) make Opacus' hooks return one gradient
+    for each window: clipping then runs without an error and bounds nothing. Raises ValueError.
+    """
+    for tensor in tensors:
+        if tensor.shape[0] != units:
+            raise ValueError(
+                f"{tensor.shape[0]} per-unit gradients for {units} units: the first dimension is not the unit of "
+                "privacy, so clipping would bound nothing; compute them with torch.func instead of hooks"
+            )
 
 
 def gradient_sum(
@@ -21,32 +39,66 @@ def gradient_sum(
     max_grad_norm: float | None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Set every parameter's .grad to the sum over units of the clipped gradient of the unit's mean loss.
+    """Add to every parameter's .grad the sum over units of the clipped gradient of the unit's mean loss.
 
-    features: (units, rows, d); labels: (units,). Without `max_grad_norm` nothing is clipped. No unit at all gives
+    features: (units, rows, d); labels: (units, rows). Without `max_grad_norm` nothing is clipped. No unit at all adds
     zeros. Returns the (units,) norms before clipping; they are private and must not be kept.
     """
     units, rows, _ = features.shape
-    if labels.shape != (units,):
-        raise ValueError(f"{units} units of features, labels of shape {tuple(labels.shape)}")
+    if labels.shape != (units, rows):
+        raise ValueError(f"{units} x {rows} features, labels of shape {tuple(labels.shape)}")
     inputs, outputs, logits = _forward(head, features)
     losses = functional.cross_entropy(
-        logits.flatten(0, 1),
-        labels.repeat_interleave(rows),
-        reduction="none",
-        label_smoothing=label_smoothing,
+        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
     )
     output_grads = torch.autograd.grad(losses.sum() / rows, outputs)
-    norms = _norms(inputs, output_grads)
+    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+    parts = [_LayerGradient.of(a, g) for a, g in zip(inputs, output_grads, strict=True)]
+    check_units(units, (part.squared_norms for part in parts))
+    norms = sum((part.squared_norms for part in parts), torch.zeros(())).sqrt()
+    factors = torch.ones_like(norms)
     if max_grad_norm is not None:
         factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
-        output_grads = [grad * factors[:, None, None] for grad in output_grads]
-    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
-    for layer, a, g in zip(linear, inputs, output_grads, strict=True):
-        flat = g.flatten(0, 1)
-        layer.weight.grad = flat.T @ a.flatten(0, 1)
-        layer.bias.grad = flat.sum(dim=0)
+    for layer, part in zip(linear, parts, strict=True):
+        weight, bias = part.weighted_sum(factors)
+        _add(layer.weight, weight)
+        _add(layer.bias, bias)
     return norms
+
+
+@dataclass(frozen=True)
+class _LayerGradient:
+    """Of one linear layer. a: (units, rows, in); g: (units, rows, out), gradients of the outputs."""
+
+    a: torch.Tensor
+    g: torch.Tensor
+    formed: (
+        torch.Tensor | None
+    )  # (units, out, in): the gradients themselves, where they are the smaller tensor
+    squared_norms: torch.Tensor  # (units,); the bias adds 1 to every inner product of inputs
+
+    @classmethod
+    def of(cls, a: torch.Tensor, g: torch.Tensor) -> "_LayerGradient":
+        rows, outputs = g.shape[1:]
+        if rows == 1:
+            return cls(a, g, None, g.square().sum((1, 2)) * (a.square().sum((1, 2)) + 1))
+        if outputs < rows:
+            formed = g.mT @ a
+            norms = torch.linalg.vector_norm(formed.flatten(1), dim=1).square() + g.sum(1).square().sum(1)
+            return cls(a, g, formed, norms)
+        return cls(a, g, None, ((g @ g.mT) * (a @ a.mT + 1)).sum((1, 2)).clamp(min=0))
+
+    def weighted_sum(self, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of weight (out, in) and bias (out,), each unit times its factor."""
+        scaled = self.g * factors[:, None, None]
+        flat = scaled.flatten(0, 1)
+        if self.formed is not None:
+            return (factors @ self.formed.flatten(1)).view(self.formed.shape[1:]), flat.sum(dim=0)
+        return flat.T @ self.a.flatten(0, 1), flat.sum(dim=0)
+
+
+def _add(parameter: torch.Tensor, gradient: torch.Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def _forward(
@@ -62,21 +114,11 @@ def _forward(
             if not value.requires_grad:
                 value.requires_grad_()
             outputs.append(value)
-        elif not list(layer.parameters()):
+        elif isinstance(layer, ELEMENTWISE):
             value = layer(value)
-        else:
+        else:  # a layer that mixes units, a norm of the batch say, would void the clipping
             raise TypeError(
-                f"no closed form of the gradient of {type(layer).__name__}; a head is made of nn.Linear"
+                f"no closed form of the gradient of {type(layer).__name__}; a head is made of nn.Linear and of "
+                f"{', '.join(kind.__name__ for kind in ELEMENTWISE)}"
             )
     return inputs, outputs, value
-
-
-def _norms(inputs: Sequence[torch.Tensor], output_grads: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(units,) norms of the gradient over all layers; the bias adds 1 to every inner product of inputs."""
-    squared = torch.zeros(inputs[0].shape[0], dtype=inputs[0].dtype, device=inputs[0].device)
-    for a, g in zip(inputs, output_grads, strict=True):
-        if a.shape[1] == 1:
-            squared = squared + g.square().sum((1, 2)) * (a.square().sum((1, 2)) + 1)
-        else:
-            squared = squared + ((g @ g.mT) * (a @ a.mT + 1)).sum((1, 2)).clamp(min=0)
-    return squared.sqrt()

@@ -1,33 +1,62 @@
-"""Which records take part in a step, and the random streams of a run."""
+"""Which units take part in a step, and the random streams of a run."""
 
 import hashlib
+import os
+import struct
 from dataclasses import dataclass
 
 import torch
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
+WORDS = 624  # of the Mersenne Twister behind torch's generator on a CPU
+HEADER, STATE_BYTES = 24, 5056  # layout of its saved state: where the words begin, and its length
+
 
 def seeded_generator(seed: int, run: str, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for each run and each purpose ('batches', 'noise')."""
-    digest = hashlib.sha256(f"{seed}:{run}:{stream}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    """A reproducible generator of its own for each run and each purpose ('batches', 'noise')."""
+    material = hashlib.shake_256(f"{seed}:{run}:{stream}".encode()).digest(4 * WORDS)
+    return _generator(material, torch.device(device))
+
+
+def secure_generator(device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose whole state comes from the operating system. Nobody can repeat it; do not save its state."""
+    return _generator(os.urandom(4 * WORDS), torch.device(device))
+
+
+def _generator(material: bytes, device: torch.device) -> torch.Generator:
+    """A generator from 4 * WORDS bytes.
+
+    `manual_seed` of a CPU generator keeps 32 bits of its seed: whoever holds a candidate data set could try them all
+    and remove the noise. So the words of the state are filled instead. Other devices take 64 bits.
+    """
+    generator = torch.Generator(device).manual_seed(int.from_bytes(material[:8], "big") >> 1)
+    if device.type != "cpu":
+        return generator
+    state = generator.get_state()
+    if len(state) != STATE_BYTES:
+        raise RuntimeError(f"torch {torch.__version__} keeps its generator's state in another form")
+    words = list(struct.unpack(f"<{WORDS}I", material))
+    words[0] |= 1 << 31  # a state of zeros alone would stay zero
+    content = torch.tensor(list(struct.pack(f"<{WORDS}Q", *words)), dtype=torch.uint8)
+    state[HEADER : HEADER + 8 * WORDS] = content
+    return generator.set_state(state)
 
 
 @dataclass
 class PoissonBatches:
-    """Each of `records` joins a batch independently with probability `sample_rate`; a batch may be empty.
+    """Each of `units` joins a batch independently with probability `sample_rate`; a batch may be empty.
 
     Draws come from `generator` alone, so saving and restoring its state resumes the sequence exactly.
     """
 
-    records: int
+    units: int
     sample_rate: float
     generator: torch.Generator
 
     def next(self) -> torch.Tensor:
-        """(k,) positions of the records of the next batch."""
+        """(k,) numbers of the units of the next batch."""
         sampler = UniformWithReplacementSampler(
-            num_samples=self.records, sample_rate=self.sample_rate, generator=self.generator, steps=1
+            num_samples=self.units, sample_rate=self.sample_rate, generator=self.generator, steps=1
         )
         return torch.tensor(next(iter(sampler)), dtype=torch.int64)
 
@@ -36,23 +65,23 @@ class PoissonBatches:
 class FullBatch:
     """Everything, every step."""
 
-    records: int
+    units: int
 
     def next(self) -> torch.Tensor:
-        return torch.arange(self.records)
+        return torch.arange(self.units)
 
 
 @dataclass
 class ShuffledBatches:
-    """Ordinary minibatches without replacement, for training without privacy only."""
+    """Ordinary minibatches without replacement, of what is not private."""
 
-    records: int
+    units: int
     batch_size: int
     generator: torch.Generator
     left: torch.Tensor  # what is left of the present epoch's order
 
     def next(self) -> torch.Tensor:
         if not len(self.left):
-            self.left = torch.randperm(self.records, generator=self.generator)
+            self.left = torch.randperm(self.units, generator=self.generator)
         batch, self.left = self.left[: self.batch_size], self.left[self.batch_size :]
         return batch

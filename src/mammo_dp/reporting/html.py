@@ -21,4 +21,6 @@ def page(all_studies: Sequence[Study], *, provenance: dict[str, Any]) -> str:
         {"study": study, "table": frame(study), "figure": figures.privacy_utility(study)}
         for study in all_studies
     ]
-    return environment.get_template("report.html.j2").render(blocks=blocks, provenance=provenance)
+    return environment.get_template("report.html.j2").render(
+        blocks=blocks, provenance=provenance, infinity=float("inf")
+    )

@@ -1,8 +1,9 @@
 """Table 1: runs grouped into rows, their mean and standard deviation over seeds, the paper's numbers beside them."""
 
 import json
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,21 @@ class Run:
     epsilon: float
     privacy: str  # the rest of the privacy settings, in words
     seed: int
+    headline: float  # end-to-end epsilon of its ledger, infinite if anything that shaped it has no guarantee
+    statement: str
+    ledger: dict[str, Any]  # its record, for what several seeds reveal together
     test: dict[str, dict[str, Any]]  # source -> metric -> value
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Run":
         settings = json.loads(json.dumps(artifact.manifest["settings"]))
+        synthetic = settings.pop("synthetic", None)
+        if synthetic:
+            synthetic["from"] = artifact.manifest["inputs"]["synthetic"]["artifact"].partition("/")[2]
         privacy, seed, experiment = settings.pop("privacy"), settings.pop("seed"), settings.pop("experiment")
         norm = settings["recipe"].pop("max_grad_norm", None)
-        inputs = {role: record["fingerprint"] for role, record in artifact.manifest["inputs"].items()}
+        real = {k: v for k, v in artifact.manifest["inputs"].items() if not k.startswith("synthetic")}
+        inputs = {role: record["fingerprint"] for role, record in real.items()}
         config: Any = OmegaConf.load(artifact.path("config.yaml"))
         study = fingerprint({**settings, "inputs": inputs, "version": artifact.manifest["stage_version"]})
         return cls(
@@ -42,19 +50,36 @@ class Run:
             title=f"{config.dataset.name}, {config.classifier.backbone}, recipe {config.recipe.name} ({study})",
             experiment=experiment,
             epsilon=float(privacy["epsilon"]),
-            privacy=_privacy_words(artifact.manifest["privacy"], norm),
+            privacy=_privacy_words(artifact.manifest["privacy"], norm, synthetic),
             seed=seed,
+            headline=_headline(artifact.manifest["privacy"]["ledger"]),
+            statement=artifact.manifest["privacy"]["ledger"]["statement"],
+            ledger=artifact.manifest["privacy"]["ledger"],
             test=artifact.read_json("metrics.json")["test"],
         )
 
 
-def _privacy_words(privacy: dict[str, Any], norm: float | None) -> str:
+def _headline(ledger: dict[str, Any]) -> float:
+    worst = ledger["headline"]
+    return 0.0 if worst is None else math.inf if worst["epsilon"] is None else float(worst["epsilon"])
+
+
+def _privacy_words(privacy: dict[str, Any], norm: float | None, synthetic: dict[str, Any] | None) -> str:
     if privacy["epsilon"] == "inf":
-        return "not private"
-    return (
-        f"{privacy['unit']} level, delta {privacy['delta']:g}, {privacy['accountant']} accounting, C {norm:g}, "
-        f"N {privacy['public_count']}"
-    )
+        words = ["not private", *(["patients averaged"] if privacy["unit"] == "patient" else [])]
+    else:
+        words = [
+            f"{privacy['unit']} level",
+            f"delta {privacy['delta']:g}",
+            f"{privacy['accountant']} accounting",
+            f"C {norm:g}",
+            f"N {privacy['public_count']}",
+            *([privacy["adjacency"]] if privacy["adjacency"] != "add_remove" else []),
+        ]
+    if synthetic:
+        role = "" if privacy["epsilon"] == "inf" else f" {synthetic['role']}"
+        words.append(f"synthetic images{role} ({synthetic['from']})")
+    return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -65,6 +90,14 @@ class Row:
     epsilon: float
     privacy: str
     runs: tuple[Run, ...]
+    seeds_together: float | None = (
+        None  # epsilon of the training mechanisms of all its seeds, released together
+    )
+
+    @property
+    def headline(self) -> float:
+        """End-to-end epsilon of one run; the worst of them."""
+        return max(run.headline for run in self.runs)
 
     @property
     def seeds(self) -> list[int]:
@@ -91,8 +124,13 @@ class Study:
         return any(source in ("cbis_ddsm", "bcdr") for source in self.sources)
 
 
-def studies(runs: Iterable[Run]) -> list[Study]:
-    """Group runs; order as in the paper: not private first, then by rising epsilon, then by setup."""
+def studies(
+    runs: Iterable[Run], *, together: Callable[[Sequence[Run]], float | None] = lambda runs: None
+) -> list[Study]:
+    """Group runs; order as in the paper: not private first, then by rising epsilon, then by setup.
+
+    `together` gives the epsilon of several seeds of one row, released together.
+    """
     by_study: dict[str, list[Run]] = {}
     for run in runs:
         by_study.setdefault(run.study, []).append(run)
@@ -109,7 +147,13 @@ def studies(runs: Iterable[Run]) -> list[Study]:
                 title=members[0].title,
                 sources=_in_order({source for run in members for source in run.test}),
                 rows=tuple(
-                    Row(key[1], key[0], key[2], tuple(sorted(rows[key], key=lambda r: r.seed)))
+                    Row(
+                        key[1],
+                        key[0],
+                        key[2],
+                        tuple(sorted(rows[key], key=lambda r: r.seed)),
+                        together(rows[key]),
+                    )
                     for key in ordered
                 ),
             )
@@ -139,6 +183,7 @@ def frame(study: Study) -> pd.DataFrame:
                     line[f"paper {SOURCES[source]} {name}"] = _words(
                         paper.score(row.experiment, row.epsilon, source, metric)
                     )
+        line["end-to-end epsilon"] = f"{row.headline:.4g}"
         line["privacy"] = row.privacy
         lines.append(line)
     return pd.DataFrame(lines)
@@ -161,6 +206,8 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
                             "experiment": row.experiment,
                             "epsilon": row.epsilon,
                             "privacy": row.privacy,
+                            "end_to_end_epsilon": row.headline,
+                            "all_seeds_epsilon": row.seeds_together,
                             "test_set": source,
                             "metric": metric,
                             "mean": ours[0],
@@ -180,7 +227,7 @@ def markdown(all_studies: Iterable[Study], *, privacy: bool = True) -> str:
     for study in all_studies:
         table = frame(study)
         if not privacy:
-            table = table.drop(columns="privacy")
+            table = table.drop(columns="privacy")  # of a terminal
         cells = [list(table.columns), *table.to_numpy().tolist()]
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         lines = [

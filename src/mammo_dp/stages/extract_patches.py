@@ -6,15 +6,14 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from mammo_dp.artifacts import Artifact, Output, StageResult, sha256
 from mammo_dp.config import Config, Patches, Source
 from mammo_dp.data import patches, splits, toy
-from mammo_dp.data.images import read_grey, read_mask
-from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS
+from mammo_dp.data.images import read_grey, read_mask, why_unreadable
+from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, write_patch
 from mammo_dp.data.patches import Box
 from mammo_dp.data.readers import READERS
 from mammo_dp.data.records import Lesion, MaskFile, Outline, Skipped
@@ -51,7 +50,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             if isinstance(outcome, Skipped):
                 skipped.append({"source": name, **asdict(outcome)})
             else:
-                index.append(_write(number, lesion, *outcome, source=name, folder=output.folder))
+                index.append(
+                    write_patch(
+                        number, lesion, *outcome, source=name, split=lesion.split, folder=output.folder
+                    )
+                )
     table = pd.DataFrame(index, columns=pd.Index(INDEX_COLUMNS))
     table.to_csv(output.folder / INDEX, index=False)
     pd.DataFrame(skipped, columns=pd.Index(["source", "row", "reason"])).to_csv(
@@ -93,21 +96,14 @@ def _cut_all(
         try:
             image, digest = read_grey(path), sha256(path)
         except (ValueError, OSError) as error:
-            yield from ((lesion, Skipped(lesion.row, _reason(error, path))) for lesion in group)
+            yield from ((lesion, Skipped(lesion.row, why_unreadable(error, path))) for lesion in group)
             continue
         for lesion in group:
             try:
                 patch, box = _cut(image, lesion, settings)
                 yield lesion, (patch, box, digest)
             except (ValueError, OSError) as error:
-                yield lesion, Skipped(lesion.row, _reason(error, path))
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """What went wrong, without the path of outside data."""
-    if isinstance(error, OSError):
-        return f"file cannot be read ({error.strerror or type(error).__name__})"
-    return str(error).replace(str(path), "the file")
+                yield lesion, Skipped(lesion.row, why_unreadable(error, path))
 
 
 def _cut(image: np.ndarray, lesion: Lesion, settings: Patches) -> tuple[np.ndarray, Box]:
@@ -119,33 +115,9 @@ def _cut(image: np.ndarray, lesion: Lesion, settings: Patches) -> tuple[np.ndarr
         case Outline(points):
             box = patches.box_of_outline(points, shape=(height, width))
         case _:
-            if height != width:
-                raise ValueError(f"published patch of {height}x{width}, not square")
-            return patches.resize(image, settings.size) if height != settings.size else image, Box(
-                0, 0, width, height
-            )
+            return patches.whole(image, settings.size)
     square = patches.window(box, shape=(height, width), margin=settings.margin, min_side=settings.min_side)
     return patches.resize(patches.cut(image, square), settings.size), box
-
-
-def _write(
-    number: int, lesion: Lesion, patch: np.ndarray, box: Box, digest: str, *, source: str, folder: Path
-) -> dict[str, object]:
-    label = "malignant" if lesion.malignant else "benign"
-    name = f"{source}/{lesion.split}/{label}/{number:05d}.png"
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(folder / name), patch):
-        raise OSError(f"could not write {name}; is the disk full?")
-    kept = {k: v for k, v in lesion.__dict__.items() if k not in ("row", "image_path", "region")}
-    coordinates = {f"box_{corner}": value for corner, value in asdict(box).items()}
-    return {
-        "patch": name,
-        "source": source,
-        **kept,
-        "malignant": int(lesion.malignant),
-        **coordinates,
-        "source_sha256": digest,
-    }
 
 
 def _counts(table: pd.DataFrame, skipped: list[dict[str, str]]) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """`stage=train_classifier`: train a head on frozen features, test it, and record what the privacy cost."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,18 @@ from safetensors.torch import load_file, save_file
 
 from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, file_identity, fingerprint, to_json
 from mammo_dp.config import Config
+from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
 from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head, feature_size
-from mammo_dp.privacy.accounting import Mechanism, epsilon
+from mammo_dp.privacy.accounting import epsilon
+from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
+from mammo_dp.privacy.planning import Plan, make_plan
+from mammo_dp.privacy.units import Units
 from mammo_dp.stages.extract_features import FEATURES
 from mammo_dp.training import device as devices
-from mammo_dp.training.classifier import HeadTrainer, Plan, make_plan, predict, train
+from mammo_dp.training.classifier import HeadTrainer, PublicSet, Randomness, predict, train
 from mammo_dp.training.features import CachedFeatures, FeatureSource, ImageFeatures, encoder
 
 WEIGHTS = "head.safetensors"
@@ -34,21 +39,28 @@ def check(config: Config) -> None:
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     device = devices.prepare(config.runtime)
     patches = PatchSet.load(inputs["patches"])
+    if config.experiment.uses_synthetic:
+        patches = patches.joined(PatchSet.load(inputs["synthetic"]))
     source, width = _features(config, patches, inputs, device)
-    positions = _training_positions(patches, config)
-    plan = make_plan(config, records=len(positions), cache=output.cache)
-    head = build_head(config.recipe, features=width, seed=config.seed)
-    labels = torch.from_numpy(patches.malignant[positions])
+    units, public = training_units(patches, config)
+    plan = make_plan(config, units=len(units), cache=output.cache)
+    record = _privacy_record(
+        config, plan, cache=output.cache
+    )  # before the first step: it may refuse the claim
     trainer = HeadTrainer(
-        head,
+        build_head(config.recipe, features=width, seed=config.seed),
         source,
-        positions,
-        labels,
+        units,
+        torch.from_numpy(patches.malignant),
         plan=plan,
         recipe=config.recipe,
-        seed=config.seed,
-        run=_run_identity(config, inputs["patches"], plan, output.cache),
+        randomness=Randomness(
+            secure=config.privacy.randomness == "secure",
+            seed=config.seed,
+            run=_run_identity(config, inputs, plan, output.cache),
+        ),
         device=device,
+        public=public,
     )
 
     def scores(rows: np.ndarray) -> np.ndarray:
@@ -56,41 +68,43 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
 
     validate = None
     if config.recipe.select == "best_val":
-        validation = patches.rows("val")
-        if not 0 < patches.malignant[validation].sum() < len(validation):
-            raise UserError(
-                "recipe.select=best_val needs validation patches of both classes and this dataset has none; "
-                "use recipe.select=last or recipe.select=average"
-            )
+        validation = _validation_rows(patches, config)
         validate = lambda: (patches.malignant[validation], scores(validation))  # noqa: E731
     train(trainer, output=output, checkpoint_seconds=config.runtime.checkpoint_seconds, validate=validate)
 
     state, step = trainer.selected()
     trainer.head.load_state_dict(state)
     # one entry only: the library writes several in no fixed order, and equal runs must give equal bytes
-    metadata = {"model": to_json(_model_record(config, width))}
+    metadata = {"model": to_json(model_record(config, width))}
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, output.folder / WEIGHTS, metadata=metadata)
     metrics = _evaluate(patches, scores, output)
     metrics["training"] = _training_record(config, plan, step)
+    images = _images_per_patient(patches, config)
     return StageResult(
         metrics=metrics,
         summary=_summary(metrics),
-        manifest={"privacy": privacy_record(config, plan), "device": devices.describe(device)},
+        manifest={
+            "privacy": record | _per_patient(config, plan, images, cache=output.cache),
+            "device": devices.describe(device),
+        },
+        most_images=max(images, default=None),
     )
 
 
-def _run_identity(config: Config, patches: Artifact, plan: Plan, cache: Cache) -> str:
+def _run_identity(config: Config, inputs: Mapping[str, Artifact], plan: Plan, cache: Cache) -> str:
     """Of data and settings, so that no two different runs share noise; where features come from does not count."""
     weights = config.classifier.weights_file
+    data = {role: inputs[role] for role in ("patches", "synthetic") if role in inputs}
     return fingerprint(
         {
-            "patches": patches.manifest["fingerprint"],
+            "data": {role: (a.manifest["fingerprint"], a.content) for role, a in data.items()},
             "experiment": config.experiment.name,
+            "synthetic": config.synthetic.model_dump(exclude={"root"}),
             "classifier": config.classifier.model_dump(exclude={"weights", "cache_features"}),
             "weights": config.classifier.weights if weights is None else file_identity(weights, cache),
             "precision": config.runtime.precision,
             "recipe": config.recipe.model_dump(),
-            "privacy": config.privacy.model_dump(),
+            "privacy": config.privacy.model_dump(exclude={"require"}),
             "public_count": plan.public_count if plan.mechanism else None,
         }
     )
@@ -101,8 +115,9 @@ def _features(
 ) -> tuple[FeatureSource, int]:
     """Where features come from, and how long a feature vector is."""
     normalize = config.recipe.normalize_features
-    if "features" in inputs:
-        table = load_file(inputs["features"].path(FEATURES))["features"].to(device)
+    tables = [role for role in ("features", "synthetic_features") if role in inputs]
+    if tables:
+        table = torch.cat([load_file(inputs[role].path(FEATURES))["features"] for role in tables]).to(device)
         return CachedFeatures(table, normalize=normalize), table.shape[-1]
     body = build_body(config.classifier)
     encode = encoder(body, device, precision=config.runtime.precision)
@@ -112,15 +127,62 @@ def _features(
     return source, feature_size(body)
 
 
-def _training_positions(patches: PatchSet, config: Config) -> np.ndarray:
-    positions = patches.rows("train")
-    malignant = patches.malignant[positions].sum()
-    if not 0 < malignant < len(positions):
+def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet | None]:
+    """The units of privacy of the training set, and the synthetic images that enter without noise.
+
+    Raises UserError if a class is missing, or a patient id where patients are the unit.
+    """
+    real = patches.rows("train") if config.experiment.uses_real else np.empty(0, dtype=np.int64)
+    made = _synthetic_rows(patches, config, held_out=False)
+    malignant, count = patches.malignant[np.concatenate([real, made])].sum(), len(real) + len(made)
+    if not 0 < malignant < count:
         raise UserError(
-            f"dataset={config.dataset.name} has {len(positions)} training patches, {malignant} of them malignant; "
+            f"dataset={config.dataset.name} has {count} training patches, {malignant} of them malignant; "
             "both classes are needed in the training split"
         )
-    return positions
+    public = None
+    if config.synthetic.role == "public" and config.privacy.is_private and len(made):
+        public, made = PublicSet(Units.of_each(made), config.synthetic.weight), made[:0]
+    positions = np.concatenate([real, made])
+    if config.privacy.unit == "image":
+        return Units.of_each(positions), public
+    patients = patches.patients[positions]
+    if (patients == "").any():
+        raise UserError(
+            f"privacy.unit=patient needs to know whose image is whose, and {(patients == '').sum()} training patches "
+            "have no patient id; add the ids to the data, or set privacy.unit=image"
+        )
+    return Units.grouped(positions, patients), public
+
+
+def _synthetic_rows(patches: PatchSet, config: Config, *, held_out: bool) -> np.ndarray:
+    """Positions of the synthetic images to train on, or of those held out for choosing an epoch."""
+    rows = patches.rows(synthetic.SOURCE)
+    if config.experiment.uses_real or config.recipe.select != "best_val":
+        return rows[:0] if held_out else rows
+    fraction = config.synthetic.val_fraction
+    names = patches.index["patient"].to_numpy()[rows]
+    chosen = np.array([synthetic.is_held_out(name, fraction=fraction) for name in names], dtype=bool)
+    return rows[chosen == held_out]
+
+
+def _validation_rows(patches: PatchSet, config: Config) -> np.ndarray:
+    on_real = config.validates_on_real
+    rows = patches.rows("val") if on_real else _synthetic_rows(patches, config, held_out=True)
+    if not 0 < patches.malignant[rows].sum() < len(rows):
+        raise UserError(
+            "recipe.select=best_val needs validation patches of both classes and this dataset has none; "
+            "use recipe.select=last or recipe.select=average"
+        )
+    return rows
+
+
+def _images_per_patient(patches: PatchSet, config: Config) -> list[int]:
+    """Numbers of real training images of each patient, sorted; empty where no patient is known. Private."""
+    if not config.experiment.uses_real:
+        return []
+    patients = patches.patients[patches.rows("train")]
+    return sorted(np.unique(patients[patients != ""], return_counts=True)[1].tolist())
 
 
 def _evaluate(patches: PatchSet, scores: Any, output: Output) -> dict[str, Any]:
@@ -144,7 +206,7 @@ def _evaluate(patches: PatchSet, scores: Any, output: Output) -> dict[str, Any]:
     return metrics
 
 
-def _model_record(config: Config, features: int) -> dict[str, Any]:
+def model_record(config: Config, features: int) -> dict[str, Any]:
     """What is needed to use the weights: how inputs are made, which body, which head."""
     return {
         "features": features,
@@ -161,40 +223,53 @@ def _training_record(config: Config, plan: Plan, step: int) -> dict[str, Any]:
         "selected_epoch": step // plan.steps_per_epoch,
     }
     if plan.mechanism is not None:
-        partial = Mechanism(plan.mechanism.sample_rate, plan.mechanism.noise_multiplier, step)
+        partial = replace(plan.mechanism, steps=step)
         record["epsilon_at_selected_epoch"] = epsilon(
             partial, delta=config.privacy.delta, accountant=config.privacy.accountant
         )
     return record
 
 
-def privacy_record(config: Config, plan: Plan) -> dict[str, Any]:
-    """What the manifest says of privacy.
+def _privacy_record(config: Config, plan: Plan, *, cache: Cache) -> dict[str, Any]:
+    """What the manifest says of the training mechanism by itself; the ledger says what the whole run amounts to.
 
     The spent epsilon is that of the whole run even where an earlier epoch was selected: the choice looked at all of
-    them. `selection` names what else was looked at.
+    them. Raises AccountantsDisagree if two independent accountants contradict each other.
     """
-    privacy = config.privacy
-    if plan.mechanism is None:
+    privacy, mechanism = config.privacy, plan.mechanism
+    if mechanism is None:
         return {"unit": privacy.unit, "epsilon": float("inf"), "epsilon_spent": float("inf")}
-    selected = config.recipe.select == "best_val"
+    every = cross_check(mechanism, delta=privacy.delta, cache=cache)
     return {
         "unit": privacy.unit,
-        "adjacency": "add_remove",
+        "adjacency": privacy.adjacency,
         "epsilon": privacy.epsilon,
-        "epsilon_spent": epsilon(plan.mechanism, delta=privacy.delta, accountant=privacy.accountant),
+        "epsilon_spent": every[mechanism.accountant(privacy.accountant)],
         "delta": privacy.delta,
-        "noise_multiplier": plan.mechanism.noise_multiplier,
-        "sample_rate": plan.mechanism.sample_rate,
-        "steps": plan.mechanism.steps,
-        "accountant": plan.mechanism.accountant(privacy.accountant),
+        "noise_multiplier": mechanism.noise_multiplier,
+        "sensitivity": mechanism.sensitivity,
+        "sample_rate": mechanism.sample_rate,
+        "steps": mechanism.steps,
+        "accountant": mechanism.accountant(privacy.accountant),
+        "accountants": every,
         "max_grad_norm": config.recipe.max_grad_norm,
         "public_count": plan.public_count,
-        "randomness": "seeded: whoever knows the seed can remove the noise",
-        "selection": "epoch chosen on validation images, which have no guarantee" if selected else "none",
-        "protects": "training patches, one at a time (a mammogram with several masses gives several patches); "
-        "validation and test images enter published metrics",
+        "randomness": privacy.randomness,
         "warnings": config.warnings,
+    }
+
+
+def _per_patient(config: Config, plan: Plan, images: list[int], *, cache: Cache) -> dict[str, Any]:
+    """An image-level guarantee re-read for the patient with the most training images and for the median one."""
+    mechanism, delta = plan.mechanism, config.privacy.delta
+    if mechanism is None or config.privacy.unit == "patient" or not images:
+        return {}
+    readings = {"most": images[-1], "median": images[len(images) // 2]}
+    return {
+        "per_patient": {
+            name: {"images": k, "epsilon": group_epsilon(mechanism, images=k, delta=delta, cache=cache)}
+            for name, k in readings.items()
+        }
     }
 
 

@@ -1,9 +1,9 @@
-"""Training a head: the plan that couples sampling, clipping and noise, the loop, its checkpoints and its resume."""
+"""Training a head: the loop, its checkpoints and its resume."""
 
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,61 +12,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from mammo_dp.artifacts import Cache, Output, write_atomic
-from mammo_dp.config import Config, Recipe
+from mammo_dp.artifacts import Output, write_atomic
+from mammo_dp.config import Recipe
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.errors import UserError
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
-from mammo_dp.privacy.accounting import Mechanism, calibrate, first_step_at_least
 from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
-from mammo_dp.privacy.sampling import FullBatch, PoissonBatches, ShuffledBatches, seeded_generator
+from mammo_dp.privacy.planning import Plan
+from mammo_dp.privacy.sampling import (
+    FullBatch,
+    PoissonBatches,
+    ShuffledBatches,
+    secure_generator,
+    seeded_generator,
+)
+from mammo_dp.privacy.units import Units
 from mammo_dp.progress import track
 from mammo_dp.training.features import FeatureSource
-
-ELIGIBLE = 0.75  # of the target epsilon, before which the paper considers no epoch; its 1.05 is never reached
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that fixes the guarantee, decided before the first step."""
-
-    steps: int
-    steps_per_epoch: int
-    mechanism: Mechanism | None  # None: not private
-    first_eligible_step: int  # of an epoch that best_val may choose
-    public_count: int  # None of the private sizes enters a private run
-
-
-def make_plan(config: Config, *, records: int, cache: Cache) -> Plan:
-    """The plan of a run; `records`, the true size of the training set, is used only where nothing is private."""
-    recipe, privacy = config.recipe, config.privacy
-    count = config.public_count if privacy.is_private else records
-    assert count is not None  # Config refuses private runs without one
-    per_epoch = 1 if recipe.batch_size is None else math.ceil(count / recipe.batch_size)
-    steps = recipe.epochs * per_epoch
-    if not privacy.is_private:
-        return Plan(steps, per_epoch, None, first_eligible_step=0, public_count=count)
-    mechanism = calibrate(
-        target=privacy.epsilon,
-        delta=privacy.delta,
-        sample_rate=1 / per_epoch,
-        steps=steps,
-        accountant=privacy.accountant,
-        cache=cache,
-    )
-    first = 0
-    if recipe.select == "best_val":
-        first = first_step_at_least(
-            ELIGIBLE,
-            mechanism,
-            target=privacy.epsilon,
-            delta=privacy.delta,
-            accountant=privacy.accountant,
-            every=per_epoch,
-            cache=cache,
-        )
-    return Plan(steps, per_epoch, mechanism, first_eligible_step=first, public_count=count)
 
 
 @dataclass
@@ -79,45 +42,73 @@ class Best:
     state: dict[str, torch.Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Randomness:
+    """Where noise and batches come from.
+
+    seeded: streams derived from `seed` and `run`, which identifies data and settings: two runs that shared their noise
+    at different scales, or on two versions of the data, could be subtracted until only private data is left.
+    secure: from the operating system; nothing of it is saved, and a resumed run goes on with fresh draws.
+    """
+
+    secure: bool
+    seed: int = 0
+    run: str = ""
+
+    def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+        if self.secure:
+            return secure_generator(device)
+        return seeded_generator(self.seed, self.run, stream, device)
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """Units whose gradients are added without noise, and the weight of each against a private one."""
+
+    units: Units
+    weight: float
+
+
 class HeadTrainer:
-    """One training run of a head, a step at a time. All its randomness comes from two saved generators."""
+    """One training run of a head, a step at a time. All its randomness comes from generators of its own."""
 
     def __init__(
         self,
         head: nn.Sequential,
         source: FeatureSource,
-        positions: np.ndarray,
+        units: Units,
         labels: torch.Tensor,
         *,
         plan: Plan,
         recipe: Recipe,
-        seed: int,
-        run: str,
+        randomness: Randomness,
         device: torch.device,
+        public: PublicSet | None = None,
     ) -> None:
-        """`positions`: (n,) of the training patches in the source; `labels`: (n,) of 0 and 1.
-
-        `run` identifies data and settings. The streams are derived from it and the seed: two runs that shared their
-        noise at different scales, or on two versions of the data, could be subtracted until only private data is left.
-        """
+        """`units` hold positions in the source; `labels`: (n,) of 0 and 1 for every position of the source."""
         self.head, self.source = head.to(device), source
-        self.positions, self.labels = torch.from_numpy(positions), labels.to(device)
-        self.plan, self.recipe = plan, recipe
-        self.batches_rng = seeded_generator(seed, run, "batches")
-        self.noise_rng = seeded_generator(seed, run, "noise", device)
+        self.units, self.labels, self.public = units, labels.to(device), public
+        self.plan, self.recipe, self.randomness = plan, recipe, randomness
+        self.batches_rng = randomness.generator("batches")
+        self.noise_rng = randomness.generator("noise", device)
+        self.public_rng = randomness.generator("public")
         self.batches = self._batches()
+        self.public_batches = self._public_batches()
         self.inner = _inner_optimizer(head, recipe)
-        self.optimizer = (
-            private_optimizer(
+        self.optimizer: Any = self.inner
+        if plan.mechanism:
+            self.optimizer = private_optimizer(
                 self.inner,
                 plan.mechanism,
                 max_grad_norm=recipe.max_grad_norm,
                 public_count=plan.public_count,
                 noise=self.noise_rng,
+                secure=randomness.secure,
             )
-            if plan.mechanism
-            else self.inner
-        )
+            self.optimizer.attach_step_hook(lambda _: self._add_public())
+        # what every step of a full batch reads: gathered once, since a fresh copy costs more than the arithmetic
+        self.same_rows = source.fixed and recipe.flips != "random" and isinstance(self.batches, FullBatch)
+        self.kept_rows: dict[Units, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.step_number = 0
         self.average: dict[str, torch.Tensor] = {
             k: torch.zeros_like(v, dtype=torch.float64) for k, v in head.state_dict().items()
@@ -126,25 +117,25 @@ class HeadTrainer:
         self.best = Best()
 
     def _batches(self) -> PoissonBatches | FullBatch | ShuffledBatches:
-        records = len(self.positions)
+        count = len(self.units)
         if self.plan.mechanism is not None and not self.plan.mechanism.is_full_batch:
-            return PoissonBatches(records, self.plan.mechanism.sample_rate, self.batches_rng)
+            return PoissonBatches(count, self.plan.mechanism.sample_rate, self.batches_rng)
         if self.recipe.batch_size is None or self.plan.mechanism is not None:
-            return FullBatch(records)
-        none_left = torch.empty(0, dtype=torch.int64)
-        return ShuffledBatches(records, self.recipe.batch_size, self.batches_rng, none_left)
+            return FullBatch(count)
+        return ShuffledBatches(count, self.recipe.batch_size, self.batches_rng, _NONE_LEFT)
+
+    def _public_batches(self) -> FullBatch | ShuffledBatches | None:
+        if self.public is None:
+            return None
+        count, batch_size = len(self.public.units), self.recipe.batch_size
+        if batch_size is None:
+            return FullBatch(count)
+        return ShuffledBatches(count, batch_size, self.public_rng, _NONE_LEFT)
 
     def step(self) -> None:
         """Draw a batch, sum its clipped gradients, add noise, move the head."""
         chosen = self.batches.next()
-        features = self.source.rows(self.positions[chosen], self._flips(len(chosen)))
-        gradient_sum(
-            self.head,
-            features,
-            self.labels[chosen.to(self.labels.device)],
-            max_grad_norm=self.recipe.max_grad_norm if self.plan.mechanism else None,
-            label_smoothing=self.recipe.label_smoothing,
-        )
+        self.sum_gradients(self.units, chosen, flips=self.batches_rng)
         if self.plan.mechanism is None:
             for parameter in self.head.parameters():
                 parameter.grad /= len(chosen)  # type: ignore[operator]
@@ -156,12 +147,65 @@ class HeadTrainer:
             for key, value in self.head.state_dict().items():
                 self.average[key] += value
 
-    def _flips(self, count: int) -> torch.Tensor:
+    def sum_gradients(self, units: Units, chosen: torch.Tensor, *, flips: torch.Generator) -> None:
+        """Set every .grad to the sum over the chosen units of the clipped mean gradient of their images and flips."""
+        self.head.zero_grad(set_to_none=True)
+        for features, labels in self._kept_rows(units, chosen, flips):
+            gradient_sum(
+                self.head,
+                features,
+                labels,
+                max_grad_norm=self.recipe.max_grad_norm if self.plan.mechanism else None,
+                label_smoothing=self.recipe.label_smoothing,
+            )
+        for parameter in self.head.parameters():
+            if parameter.grad is None:  # no unit was drawn: still a step, of noise alone
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _kept_rows(
+        self, units: Units, chosen: torch.Tensor, flips: torch.Generator
+    ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        if not self.same_rows:
+            return self._rows(units, chosen, flips)
+        if units not in self.kept_rows:
+            self.kept_rows[units] = list(self._rows(units, chosen, flips))
+        return self.kept_rows[units]
+
+    def _rows(
+        self, units: Units, chosen: torch.Tensor, flips: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(units, images * flips, d) features and their labels, for each number of images a unit."""
+        for positions in units.by_size(chosen):
+            flat = positions.flatten()
+            variants = self._flips(len(flat), flips)
+            features = self.source.rows(flat, variants)
+            labels = self.labels[flat.to(self.labels.device)].repeat_interleave(variants.shape[1])
+            yield features.view(len(positions), -1, features.shape[-1]), labels.view(len(positions), -1)
+
+    def _add_public(self) -> None:
+        """Mix the mean public gradient into the noisy private mean, as if both sets were one.
+
+        Post-processing of the noisy sum: (N g + w M h) / (N + w M), with M public images of weight w and their mean
+        clipped gradient h. They are clipped as well so that both halves have one objective.
+        """
+        if self.public is None or self.public_batches is None:
+            return
+        private = [parameter.grad for parameter in self.head.parameters()]
+        chosen = self.public_batches.next()
+        self.sum_gradients(self.public.units, chosen, flips=self.public_rng)
+        share = self.public.weight * len(self.public.units)
+        share /= share + self.plan.public_count
+        for parameter, noisy in zip(self.head.parameters(), private, strict=True):
+            assert parameter.grad is not None
+            assert noisy is not None
+            parameter.grad = (1 - share) * noisy + share / len(chosen) * parameter.grad
+
+    def _flips(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """(count, r): which flips of each image enter the step."""
         if self.recipe.flips == "all":
             return torch.arange(FLIPS).expand(count, FLIPS)
         if self.recipe.flips == "random":  # horizontal and vertical, each with probability 0.5
-            return torch.randint(FLIPS, (count, 1), generator=self.batches_rng)
+            return torch.randint(FLIPS, (count, 1), generator=generator)
         return torch.zeros(count, 1, dtype=torch.int64)
 
     def consider(self, malignant: np.ndarray, p_malignant: np.ndarray) -> dict[str, float]:
@@ -183,31 +227,43 @@ class HeadTrainer:
         return self.head.state_dict(), self.step_number
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only, enough to go on bit for bit."""
-        return {
+        """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
+        state = {
             "step": self.step_number,
             "head": self.head.state_dict(),
             "optimizer": self.inner.state_dict(),
-            "batches_rng": self.batches_rng.get_state(),
-            "noise_rng": self.noise_rng.get_state(),
-            "left": self.batches.left if isinstance(self.batches, ShuffledBatches) else torch.empty(0),
+            "left": _left(self.batches),
+            "public_left": _left(self.public_batches),
             "average": self.average,
             "averaged": self.averaged,
             "best": self.best.__dict__,
         }
+        if not self.randomness.secure:
+            state |= {name: getattr(self, name).get_state() for name in _STREAMS}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step_number = state["step"]
         self.head.load_state_dict(state["head"])
         self.inner.load_state_dict(state["optimizer"])
-        self.batches_rng.set_state(state["batches_rng"])
-        self.noise_rng.set_state(state["noise_rng"])
-        if isinstance(self.batches, ShuffledBatches):
-            self.batches.left = state["left"]
+        if not self.randomness.secure:
+            for name in _STREAMS:
+                getattr(self, name).set_state(state[name])
+        for batches, key in ((self.batches, "left"), (self.public_batches, "public_left")):
+            if isinstance(batches, ShuffledBatches):
+                batches.left = state[key]
         device = next(self.head.parameters()).device
         self.average = {key: total.to(device) for key, total in state["average"].items()}
         self.averaged = state["averaged"]
         self.best = Best(**state["best"])
+
+
+_STREAMS = ("batches_rng", "noise_rng", "public_rng")
+_NONE_LEFT = torch.empty(0, dtype=torch.int64)
+
+
+def _left(batches: PoissonBatches | FullBatch | ShuffledBatches | None) -> torch.Tensor:
+    return batches.left if isinstance(batches, ShuffledBatches) else _NONE_LEFT
 
 
 def train(

@@ -13,7 +13,12 @@ from mammo_dp.data.transforms import FLIPS, flip, to_inputs
 
 
 class FeatureSource(Protocol):
-    """Feature vectors by position in the patch set and by flip."""
+    """Feature vectors by position in the patch set and by flip.
+
+    `fixed`: the same request gives the same tensor and costs no forward pass, so that it may be kept.
+    """
+
+    fixed: bool
 
     def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         """(k,) positions and (k, r) flips, each 0 to FLIPS - 1 -> (k, r, d) features."""
@@ -22,6 +27,8 @@ class FeatureSource(Protocol):
 
 class CachedFeatures:
     """A (n, FLIPS, d) table, on the device."""
+
+    fixed = True
 
     def __init__(self, table: torch.Tensor, *, normalize: bool) -> None:
         self.table = normalized(table) if normalize else table
@@ -33,6 +40,8 @@ class CachedFeatures:
 
 class ImageFeatures:
     """The body on flipped images, again at every request. images: (n, h, w) uint8."""
+
+    fixed = False
 
     def __init__(
         self,
@@ -71,7 +80,13 @@ def inputs_of(images: np.ndarray, settings: Classifier) -> torch.Tensor:
 def encoder(
     body: nn.Module, device: torch.device, *, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from (n, 3, s, s) inputs to (n, d) float32 features on the device."""
+    """A function from (n, 3, s, s) inputs to (n, d) float32 features on the device.
+
+    Raises ValueError for a body in train mode: statistics of a batch would mix one patient's image into the features
+    of others, and no clipping would bound it.
+    """
+    if any(module.training for module in body.modules()):
+        raise ValueError("the frozen body is in train mode; features of a batch would depend on each other")
     body = body.to(device, memory_format=torch.channels_last)  # twice as fast for convolutions on a CPU
 
     @torch.inference_mode()

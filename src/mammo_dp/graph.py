@@ -1,0 +1,332 @@
+"""The stage graph: which stages there are, what each reads, what changes its result, what it does to private data."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mammo_dp import artifacts
+from mammo_dp.artifacts import Cache, Store
+from mammo_dp.config import Config
+from mammo_dp.data.sources import source_folders, synthetic_folder, toy_identity
+from mammo_dp.errors import UserError
+from mammo_dp.privacy.events import Event
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a stage reads: another stage, under its own configuration with `changes` to the top level."""
+
+    stage: str
+    changes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work.
+
+    `module` holds `run(config, inputs, output) -> StageResult` and, if bad input can be told before any folder is
+    made, `check(config)` and `check_ledger(config, ledger)`, which raise UserError. It is imported only when it is
+    needed: torch is slow to load.
+
+    `events` has no default: whoever adds a stage must say what it does to private data, from the configuration alone,
+    so that a claim can be refused before anything runs.
+    """
+
+    name: str
+    summary: str  # one line for a person
+    module: str
+    version: int  # raised when the code changes results
+    groups: tuple[str, ...]  # parts of the command line that it depends on
+    label: Callable[[Config], str]
+    settings: Callable[[Config], dict[str, Any]]  # the keys that change its result
+    events: Callable[[Config, Cache], Iterable[Event]]  # its own; those of its inputs are added
+    upstream: Callable[[Config], dict[str, Input]] = lambda config: {}  # role -> input
+    outside: Callable[[Config, Store], dict[str, str]] = lambda config, store: {}  # identity of outside data
+    assumptions: Callable[[Config], Iterable[str]] = lambda config: ()  # what the guarantee rests on
+    optional: bool = False  # nobody needs it who does not ask for it
+    collects: str | None = None  # reads every finished artifact of this stage instead of upstream nodes
+
+
+# --- settings and outside data ------------------------------------------------------------------------------------
+
+
+def _dataset_settings(config: Config) -> dict[str, Any]:
+    data = config.dataset
+    settings: dict[str, Any] = {
+        "name": data.name,
+        "sources": {name: {"reader": s.reader, "role": s.role} for name, s in data.sources.items()},
+        "split": data.split,
+    }
+    if data.split == "official":
+        settings |= {"val_fraction": data.val_fraction, "split_seed": data.split_seed}
+    return settings
+
+
+def _raw_data(config: Config, store: Store) -> dict[str, str]:
+    """Identity of each source's folder. Toy data is made from its settings, which identify it."""
+    data = config.dataset
+    if data.toy is not None:
+        return {"toy": toy_identity(data.toy)}
+    identities = {}
+    for name, folder in source_folders(data).items():
+        source = data.sources[name]
+        if not folder.is_dir():
+            if source.optional:
+                continue
+            raise UserError(_no_data(config, name, folder, "does not exist"))
+        try:
+            identities[name] = artifacts.tree_identity(folder)
+        except FileNotFoundError:
+            if not source.optional:
+                raise UserError(_no_data(config, name, folder, "holds no files")) from None
+    if not identities:
+        raise UserError(
+            f"dataset.root={data.root} holds none of the folders of dataset={data.name} "
+            f"({', '.join(s.root for s in data.sources.values())}); set dataset.root to the folder that does"
+        )
+    return identities
+
+
+def _no_data(config: Config, source: str, folder: Any, fault: str) -> str:
+    return (
+        f"the folder of {source} for dataset={config.dataset.name}, {folder}, {fault}; set dataset.root=FOLDER or "
+        f"dataset.sources.{source}.root=FOLDER (README, 'Data and weights', says where the data comes from)"
+    )
+
+
+def _synthetic_images(config: Config, store: Store) -> dict[str, str]:
+    folder = synthetic_folder(config)
+    try:
+        return {"synthetic": artifacts.tree_identity(folder)}
+    except FileNotFoundError:
+        raise UserError(
+            f"the folder of synthetic images, {folder}, does not exist or holds no files; set synthetic.root=FOLDER "
+            "(README, 'Data and weights', says where they come from)"
+        ) from None
+
+
+def _classifier_settings(config: Config) -> dict[str, Any]:
+    settings = config.classifier.model_dump(exclude={"weights", "init_seed", "cache_features"})
+    return settings | {"precision": config.runtime.precision}
+
+
+def _weights(config: Config, store: Store) -> dict[str, str]:
+    classifier = config.classifier
+    path = classifier.weights_file
+    if path is None:
+        random = classifier.weights == "none"
+        return {"weights": f"random, seed {classifier.init_seed}" if random else "imagenet"}
+    if not path.is_file():
+        raise UserError(
+            f"classifier.weights={classifier.weights} is not a file; give a .safetensors or .pth file of "
+            f"{classifier.backbone}, or classifier.weights=imagenet to download it"
+        )
+    return {"weights": artifacts.file_identity(path, store.cache)}
+
+
+def _training_settings(config: Config) -> dict[str, Any]:
+    recipe = config.recipe.model_dump()
+    privacy: dict[str, Any] = {"epsilon": config.privacy.epsilon}
+    if config.privacy.is_private:
+        privacy |= config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count}
+    else:
+        del recipe["max_grad_norm"]
+        privacy["unit"] = config.privacy.unit  # a patient's images are then averaged
+    settings = {
+        "experiment": config.experiment.name,
+        "recipe": recipe,
+        "privacy": privacy,
+        "seed": config.seed,
+        "dataset": config.dataset.name,
+    }
+    if config.experiment.uses_synthetic:
+        settings["synthetic"] = config.synthetic.model_dump(
+            include={"role", "weight", "val_fraction", "disjoint"}
+        )
+    if not config.classifier.cache_features:
+        settings["classifier"] = _classifier_settings(config)
+    return settings
+
+
+def _training_inputs(config: Config) -> dict[str, Input]:
+    of_synthetic = (("features_of", "synthetic"),)
+    inputs = {"patches": Input("extract_patches")}
+    if config.experiment.uses_synthetic:
+        inputs["synthetic"] = Input("sample_synthetic")
+    if config.classifier.cache_features:
+        inputs["features"] = Input("extract_features", (("features_of", "patches"),))
+        if config.experiment.uses_synthetic:
+            inputs["synthetic_features"] = Input("extract_features", of_synthetic)
+    return inputs
+
+
+def _training_label(config: Config) -> str:
+    patient = "-patient" if config.privacy.unit == "patient" else ""
+    return f"{config.experiment.name}-eps{config.privacy.epsilon:g}{patient}-seed{config.seed}"
+
+
+# --- what is done to private data ---------------------------------------------------------------------------------
+
+
+def _study(config: Config) -> str:
+    return f"{config.dataset.name}, {config.dataset.split} split"
+
+
+def _no_events(config: Config, cache: Cache) -> Iterable[Event]:
+    """Nothing that a released model would depend on: no setting and no number here is estimated from the images."""
+    return ()
+
+
+def _synthetic_events(config: Config, cache: Cache) -> Iterable[Event]:
+    if config.synthetic.disjoint or config.dataset.toy is not None:
+        return
+    yield Event(
+        "training of the generator",
+        stage="sample_synthetic",
+        cohort="training",
+        study=_study(config),
+        effect="shapes_model",
+        why="the generator of the synthetic images was trained on these patients without differential privacy",
+    )
+
+
+def _training_events(config: Config, cache: Cache) -> Iterable[Event]:
+    study, private = _study(config), config.privacy.is_private
+    common: dict[str, Any] = {"stage": "train_classifier", "study": study}
+    if config.experiment.uses_real:
+        mechanism = None
+        if private:
+            from mammo_dp.privacy.planning import private_mechanism  # slow to import
+
+            mechanism = private_mechanism(config, cache)
+        yield Event(
+            "training of the classifier", cohort="training", effect="shapes_model", mechanism=mechanism,
+            unit=config.privacy.unit, adjacency=config.privacy.adjacency, accountant=config.privacy.accountant,
+            why="the classifier was trained on these images" + ("" if private else " without differential privacy"),
+            **common,
+        )  # fmt: skip
+    if config.validates_on_real:
+        yield Event(
+            "choice of the epoch", cohort="validation", effect="shapes_model",
+            why="the epoch was chosen by its score on these images", **common,
+        )  # fmt: skip
+        yield Event(
+            "validation scores of every epoch (log.jsonl)", cohort="validation", effect="internal",
+            why="they are exact functions of the images", **common,
+        )  # fmt: skip
+    for cohort in ("validation", "test", "external"):
+        yield Event(
+            "metrics and predictions", cohort=cohort, effect="published",
+            why="published metrics and predictions are exact functions of these images", **common,
+        )  # fmt: skip
+
+
+def _training_assumptions(config: Config) -> Iterable[str]:
+    if not config.privacy.is_private:
+        return
+    yield f"the size of the training set that noise and steps rest on, N = {config.public_count}, is public knowledge"
+    yield "the backbone's weights come from data without these patients"
+    if config.privacy.randomness == "seeded":
+        yield "nobody outside learns the seed: whoever knows the seed, the settings and the data can remove the noise"
+    if config.experiment.uses_synthetic:
+        if config.synthetic.role == "public":
+            yield "the synthetic images are public: their gradients enter without noise"
+        if config.synthetic.disjoint:
+            yield "as stated by synthetic.disjoint, the generator saw none of these patients"
+
+
+TRAINING_GROUPS = (
+    "dataset", "patches", "classifier", "runtime", "experiment", "recipe", "privacy", "synthetic", "seed",
+)  # fmt: skip
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="extract_patches",
+            summary="raw mammograms or published patches -> 128x128 mass patches and their index",
+            module="mammo_dp.stages.extract_patches",
+            version=1,
+            groups=("dataset", "patches"),
+            label=lambda config: f"{config.dataset.name}-{config.dataset.split}",
+            settings=lambda config: {
+                "dataset": _dataset_settings(config),
+                "patches": config.patches.model_dump(),
+            },
+            events=_no_events,
+            outside=_raw_data,
+        ),
+        Stage(
+            name="sample_synthetic",
+            summary="synthetic masses of both classes, as patches of the split `synthetic`",
+            module="mammo_dp.stages.sample_synthetic",
+            version=1,
+            groups=("dataset", "patches", "synthetic"),
+            label=lambda config: f"{config.synthetic.name}-{config.synthetic.per_class}",
+            settings=lambda config: {
+                "synthetic": config.synthetic.model_dump(include={"name", "per_class", "disjoint"}),
+                "size": config.patches.size,
+                "study": _study(config),  # whose patients the generator saw is part of the record
+            },
+            events=_synthetic_events,
+            outside=_synthetic_images,
+            optional=True,
+        ),
+        Stage(
+            name="extract_features",
+            summary="patches -> features of the frozen backbone, for all four flips",
+            module="mammo_dp.stages.extract_features",
+            version=1,
+            groups=("dataset", "patches", "classifier", "runtime", "synthetic"),
+            label=lambda config: "-".join(
+                [
+                    config.dataset.name if config.features_of == "patches" else "synthetic",
+                    config.classifier.backbone,
+                ]
+            ),
+            settings=lambda config: {"classifier": _classifier_settings(config)},
+            events=_no_events,
+            upstream=lambda config: {
+                "patches": Input("extract_patches" if config.features_of == "patches" else "sample_synthetic")
+            },
+            outside=_weights,
+        ),
+        Stage(
+            name="train_classifier",
+            summary="patches and features -> a benign/malignant classifier, private at any finite epsilon",
+            module="mammo_dp.stages.train_classifier",
+            version=2,
+            groups=TRAINING_GROUPS,
+            label=_training_label,
+            settings=_training_settings,
+            events=_training_events,
+            assumptions=_training_assumptions,
+            upstream=_training_inputs,
+            outside=lambda config, store: {} if config.classifier.cache_features else _weights(config, store),
+        ),
+        Stage(
+            name="report",
+            summary="all finished classifiers -> Table 1 beside the paper's, curves, one HTML page",
+            module="mammo_dp.stages.report",
+            version=3,
+            groups=(),
+            label=lambda config: "table1",
+            settings=lambda config: {},
+            events=_no_events,  # beyond those of the runs it collects, which count together
+            collects="train_classifier",
+        ),
+        Stage(
+            name="export",
+            summary="a finished classifier -> the bundle that may leave the building",
+            module="mammo_dp.stages.export",
+            version=1,
+            groups=(*TRAINING_GROUPS, "export"),
+            label=_training_label,
+            settings=lambda config: {"accept": sorted(config.export.accept)},
+            events=_no_events,
+            upstream=lambda config: {"classifier": Input("train_classifier")},
+            optional=True,
+        ),
+    )
+}

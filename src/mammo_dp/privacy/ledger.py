@@ -1,0 +1,182 @@
+"""The ledger: every touch of private data, composed to one epsilon a cohort and unit, and put into words.
+
+The headline is about what a released model reveals: the worst over the cohorts whose data shaped it. Test, external
+and validation images also enter published numbers; that is said, and never counted.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, get_args
+
+from mammo_dp.artifacts import Cache
+from mammo_dp.privacy.events import COHORTS, Cohort, Event, Unit
+from mammo_dp.privacy.gaussian import gaussian_epsilon, gaussian_true_positive_rate
+
+FALSE_POSITIVE_RATE = 0.01  # at which an attacker's true-positive rate is bounded
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the model reveals of one cohort, for one unit, from all events together."""
+
+    cohort: Cohort
+    study: str
+    unit: Unit
+    epsilon: float | None  # None: needs the number of images of a patient, which is not known
+    delta: float
+    attack: float | None  # largest true-positive rate at FALSE_POSITIVE_RATE
+    images_per_patient: int | None  # of the patient that the number is for, where it matters
+    unlimited: tuple[str, ...]  # the events that nothing limits
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Events on private data. `claimed` is the unit of the headline.
+
+    `most_images` is the largest number of training images of a patient; a private number, for the owner's eyes.
+    """
+
+    events: tuple[Event, ...]
+    claimed: Unit
+    delta: float
+    cache: Cache
+    most_images: int | None = None
+    assumptions: tuple[str, ...] = ()
+
+    @cached_property
+    def accounts(self) -> tuple[Account, ...]:
+        """One for each cohort that shaped the model, and unit; the claimed unit first."""
+        units = sorted(get_args(Unit), key=lambda unit: unit != self.claimed)
+        return tuple(self._account(study, cohort, unit) for study, cohort in self._shaping for unit in units)
+
+    @property
+    def _shaping(self) -> list[tuple[str, Cohort]]:
+        found = {(e.study, e.cohort) for e in self.events if e.effect == "shapes_model"}
+        return sorted(found, key=lambda pair: (pair[0], COHORTS.index(pair[1])))
+
+    def _account(self, study: str, cohort: Cohort, unit: Unit) -> Account:
+        events = [
+            e for e in self.events if (e.study, e.cohort) == (study, cohort) and e.effect == "shapes_model"
+        ]
+        unlimited = tuple(dict.fromkeys(e.what for e in events if e.mechanism is None))
+        group = any(e.unit == "image" for e in events) and unit == "patient"
+        epsilon: float | None
+        if unlimited:
+            epsilon, attack = math.inf, 1.0
+        elif group and self.most_images is None:
+            epsilon, attack = None, None
+        else:
+            epsilon, attack = self._compose(events, unit)
+        images = self.most_images if group and not unlimited else None
+        return Account(cohort, study, unit, epsilon, self.delta, attack, images, unlimited)
+
+    def spent(self, event: Event) -> float:
+        """Epsilon of one event's mechanism by itself, for the unit that it protects."""
+        return self._compose([event], event.unit)[0]
+
+    def _compose(self, events: Sequence[Event], unit: Unit) -> tuple[float, float]:
+        mechanisms = [(e.mechanism.__dict__, e.unit, e.accountant) for e in events if e.mechanism]
+        key = ("compose", sorted(mechanisms, key=str), unit, self.delta, self.most_images)
+        found = self.cache.get(*key)
+        if found is None:
+            found = compose(events, unit=unit, delta=self.delta, images=self.most_images or 1)
+            self.cache.put(found, *key)
+        return tuple(float(value) for value in found)  # type: ignore[return-value]
+
+    @property
+    def headline(self) -> Account | None:
+        """The worst account in the claimed unit, or None where no private data shaped anything."""
+        mine = [a for a in self.accounts if a.unit == self.claimed]
+        return max(mine, key=lambda a: math.inf if a.epsilon is None else a.epsilon, default=None)
+
+    @property
+    def headline_epsilon(self) -> float:
+        """Of the headline; infinity where it is not known."""
+        if self.headline is None:
+            return 0.0
+        return math.inf if self.headline.epsilon is None else self.headline.epsilon
+
+    @property
+    def breaking(self) -> Event | None:
+        """The event that decides the headline: one without a limit if there is any, else the first."""
+        worst = self.headline
+        if worst is None:
+            return None
+        events = [e for e in self.events if (e.study, e.cohort) == (worst.study, worst.cohort)]
+        events = [e for e in events if e.effect == "shapes_model"]
+        return next((e for e in events if e.mechanism is None), events[0])
+
+    def for_release(self) -> "Ledger":
+        """The same without what only the owner of the data may see: true sizes, and names of artifacts."""
+        events = tuple(replace(event, artifact="") for event in self.events if event.effect != "internal")
+        return replace(self, events=events, most_images=None)
+
+    @property
+    def published(self) -> list[Event]:
+        return [e for e in self.events if e.effect == "published"]
+
+    @property
+    def internal(self) -> list[Event]:
+        return [e for e in self.events if e.effect == "internal"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        worst = self.headline
+        return {
+            "headline": None if worst is None else asdict(worst),
+            "accounts": [asdict(account) for account in self.accounts],
+            "events": [event.to_dict() for event in self.events],
+            "not_protected": [f"{e.cohort} ({e.study}): {e.what}" for e in self.published],
+            "must_not_be_released": [f"{e.cohort} ({e.study}): {e.what}" for e in self.internal],
+            "assumptions": list(self.assumptions),
+        }
+
+
+def events_of(records: Iterable[Mapping[str, Any]]) -> tuple[Event, ...]:
+    """The events of manifests' ledgers, each once."""
+    return tuple(dict.fromkeys(Event.from_dict(event) for record in records for event in record["events"]))
+
+
+def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -> tuple[float, float]:
+    """(epsilon, largest true-positive rate) of events that all have a mechanism, for one `unit`.
+
+    An image-level mechanism counts for a patient with `images` images, as a group. A patient-level mechanism counts
+    for one image of a patient who stays: the patient's clipped vector is then replaced, not removed. Full batches
+    compose exactly; Poisson sampling by PLD, a single event by the accountant that it names.
+    """
+    if all(e.mechanism.is_full_batch for e in events):  # type: ignore[union-attr]
+        mu = math.hypot(*(_factor(e, unit, images) * e.mechanism.mu for e in events))  # type: ignore[union-attr]
+        epsilon = gaussian_epsilon(mu, delta=delta)
+        return epsilon, gaussian_true_positive_rate(mu, false_positive_rate=FALSE_POSITIVE_RATE)
+    from mammo_dp.privacy import loss_distribution as losses  # slow to import, and not needed above
+    from mammo_dp.privacy.accounting import epsilon as spent
+
+    inside = [e for e in events if e.unit == "patient" and unit == "image"]
+    others = [e for e in events if e not in inside]
+    if inside:
+        share = delta / 2 if others else delta
+        epsilon = losses.replaced_within_unit([e.mechanism for e in inside if e.mechanism], delta=share)
+        if others:
+            epsilon += compose(others, unit=unit, delta=share, images=images)[0]
+        attack = losses.true_positive_rate_of_claim(
+            epsilon, delta=delta, false_positive_rate=FALSE_POSITIVE_RATE
+        )
+        return epsilon, attack
+    loss = losses.composed([(e.mechanism, round(_factor(e, unit, images))) for e in events if e.mechanism])
+    only = events[0]
+    if len(events) == 1 and only.unit == unit and only.mechanism:
+        epsilon = spent(only.mechanism, delta=delta, accountant=only.accountant)  # type: ignore[arg-type]
+    else:
+        epsilon = loss.get_epsilon_for_delta(delta)
+    return epsilon, losses.true_positive_rate(loss, false_positive_rate=FALSE_POSITIVE_RATE)
+
+
+def _factor(event: Event, unit: Unit, images: int) -> float:
+    """By how much more one `unit` moves the sum than what the event's mechanism protects."""
+    if event.unit == unit:
+        return 1.0
+    if event.unit == "image":
+        return float(images)
+    return 2.0 / max(event.mechanism.sensitivity, 1.0)  # type: ignore[union-attr]

@@ -1,0 +1,70 @@
+"""The plan of a training run: one frozen record couples sampling, clipping, noise and steps, before the first step."""
+
+import math
+from dataclasses import dataclass
+
+from mammo_dp.artifacts import Cache
+from mammo_dp.config import Config
+from mammo_dp.privacy.accounting import calibrate, first_step_at_least
+from mammo_dp.privacy.events import SENSITIVITY, Mechanism
+
+ELIGIBLE = 0.75  # of the target epsilon, before which the paper considers no epoch; its 1.05 is never reached
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that fixes the guarantee."""
+
+    steps: int
+    steps_per_epoch: int
+    mechanism: Mechanism | None  # None: not private
+    first_eligible_step: int  # of an epoch that best_val may choose
+    public_count: int  # units; none of the private sizes enters a private run
+
+
+def make_plan(config: Config, *, units: int, cache: Cache) -> Plan:
+    """The plan of a run; `units`, the true size of the training set, is used only where nothing is private."""
+    privacy = config.privacy
+    if not privacy.is_private:
+        per_epoch = _steps_per_epoch(config, units)
+        return Plan(
+            config.recipe.epochs * per_epoch, per_epoch, None, first_eligible_step=0, public_count=units
+        )
+    mechanism = private_mechanism(config, cache)
+    assert config.public_count is not None  # Config refuses private runs without one
+    per_epoch = _steps_per_epoch(config, config.public_count)
+    first = 0
+    if config.recipe.select == "best_val":
+        first = first_step_at_least(
+            ELIGIBLE,
+            mechanism,
+            target=privacy.epsilon,
+            delta=privacy.delta,
+            accountant=privacy.accountant,
+            every=per_epoch,
+            cache=cache,
+        )
+    return Plan(
+        mechanism.steps, per_epoch, mechanism, first_eligible_step=first, public_count=config.public_count
+    )
+
+
+def private_mechanism(config: Config, cache: Cache) -> Mechanism:
+    """The mechanism of a private run, from the configuration alone: q, steps and noise know no private size."""
+    privacy = config.privacy
+    assert config.public_count is not None  # Config refuses private runs without one
+    per_epoch = _steps_per_epoch(config, config.public_count)
+    return calibrate(
+        target=privacy.epsilon,
+        delta=privacy.delta,
+        sample_rate=1 / per_epoch,
+        steps=config.recipe.epochs * per_epoch,
+        accountant=privacy.accountant,
+        sensitivity=SENSITIVITY[privacy.adjacency],
+        cache=cache,
+    )
+
+
+def _steps_per_epoch(config: Config, count: int) -> int:
+    batch_size = config.recipe.batch_size
+    return 1 if batch_size is None else math.ceil(count / batch_size)

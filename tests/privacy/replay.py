@@ -1,0 +1,193 @@
+"""Train and export again and again under replayed noise, with one patient removed, null or changed at a time.
+
+    python -m tests.privacy.replay PATCHES FEATURES        # two artifact folders of dataset=release
+
+The noisy sums are the only thing that private training releases. With the sums of a first run replayed, whatever else
+differs between two bundles has found another way out. Gradients are still computed in every run, from the changed data.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from mammo_dp.artifacts import Artifact, Cache, Output, fingerprint
+from mammo_dp.config import Config
+from mammo_dp.pipeline import Node
+from mammo_dp.privacy.statement import statement
+from mammo_dp.progress import track
+from mammo_dp.stages import export, train_classifier
+from mammo_dp.training import classifier as training
+
+Plant = Callable[["Study", Artifact], Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """index: rows of a patches artifact; features: (n, 4, d) in the same order."""
+
+    index: pd.DataFrame
+    features: torch.Tensor
+
+    @property
+    def patients(self) -> list[str]:
+        return list(dict.fromkeys(self.index["patient"][self.index["split"] == "train"]))
+
+    def without(self, patient: str) -> "Study":
+        kept = self._mine(patient) == 0
+        return Study(self.index[kept].reset_index(drop=True), self.features[torch.from_numpy(kept)])
+
+    def null(self, patient: str) -> "Study":
+        """Black pixels, benign."""
+        return self._changed(patient, torch.zeros_like(self.features), np.zeros(len(self.index), dtype=int))
+
+    def other(self, patient: str, seed: int) -> "Study":
+        """Other pixels and the other label."""
+        noise = torch.randn(self.features.shape, generator=torch.Generator().manual_seed(seed))
+        return self._changed(patient, noise, 1 - self.index["malignant"].to_numpy())
+
+    def _mine(self, patient: str) -> np.ndarray:
+        return ((self.index["patient"] == patient) & (self.index["split"] == "train")).to_numpy()
+
+    def _changed(self, patient: str, features: torch.Tensor, malignant: np.ndarray) -> "Study":
+        mine = self._mine(patient)
+        index = self.index.copy()
+        index["malignant"] = np.where(mine, malignant, index["malignant"])
+        index["source_sha256"] = np.where(mine, "0" * 64, index["source_sha256"])
+        return Study(index, torch.where(torch.from_numpy(mine)[:, None, None], features, self.features))
+
+
+class Replay:
+    """The noisy sums of a first run, handed out again in every later one."""
+
+    def __init__(self) -> None:
+        self.sums: list[list[torch.Tensor]] = []
+        self.recording = True
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        original = training.private_optimizer
+
+        def made(*args: Any, **kwargs: Any) -> Any:
+            optimizer = original(*args, **kwargs)
+            add_noise, steps = optimizer.add_noise, iter(self.sums)
+
+            def noisy() -> None:
+                add_noise()
+                if self.recording:
+                    self.sums.append([p.grad.clone() for p in optimizer.params])
+                else:
+                    for parameter, released in zip(optimizer.params, next(steps), strict=True):
+                        parameter.grad = released.clone()
+
+            optimizer.add_noise = noisy
+            return optimizer
+
+        training.private_optimizer = made
+        try:
+            yield
+        finally:
+            training.private_optimizer = original
+
+
+def bundle(study: Study, config: Config, folder: Path, *, plant: Plant | None = None) -> dict[str, bytes]:
+    """The files of the bundle that `study` leads to. `plant` puts something else into its privacy.json."""
+    shutil.rmtree(folder, ignore_errors=True)
+    cache = Cache(folder.parent / "cache")
+    name = fingerprint([study.index.to_csv(index=False), study.features.double().sum().item()])
+    patches = _input(folder / "patches", name, cache, index=study.index)
+    features = _input(folder / "features", name, cache, features=study.features)
+    output = _output(folder / f"train_classifier/real-{name}", cache)
+    result = train_classifier.run(config, {"patches": patches, "features": features}, output)
+    ledger = Node.of(config, "train_classifier").ledger(most_images=result.most_images)
+    ledger = replace(ledger, events=tuple(replace(e, artifact=output.folder.name) for e in ledger.events))
+    privacy = result.manifest["privacy"] | {"ledger": {**ledger.to_dict(), "statement": statement(ledger)}}
+    trained = output.finish({"stage": "train_classifier", "fingerprint": name, "privacy": privacy})
+    original = export._privacy
+    if plant is not None:
+        export._privacy = lambda *args: {**original(*args), "planted": plant(study, trained)}
+    try:
+        output = _output(folder / f"export/real-{name}", cache)
+        export.run(config, {"classifier": trained}, output)
+    finally:
+        export._privacy = original
+    files = sorted((output.folder / export.BUNDLE).rglob("*"))
+    return {path.name: path.read_bytes() for path in files}
+
+
+def _output(folder: Path, cache: Cache) -> Output:
+    folder.mkdir(parents=True)
+    return Output(folder, cache)
+
+
+def _input(folder: Path, name: str, cache: Cache, **content: Any) -> Artifact:
+    output = _output(folder, cache)
+    if "index" in content:
+        content["index"].to_csv(folder / "index.csv", index=False)
+    else:
+        save_file({"features": content["features"].contiguous()}, folder / "features.safetensors")
+    return output.finish({"stage": folder.name, "fingerprint": name})
+
+
+def differing(
+    study: Study, config: Config, folder: Path, variants: dict[str, Study], *, plant: Plant | None = None
+) -> list[str]:
+    """Names of the variants whose bundle differs from the study's own by a byte, under replayed noise."""
+    replay = Replay()
+    with replay.installed():
+        expected = bundle(study, config, folder, plant=plant)
+        replay.recording = False
+        return [
+            name
+            for name, variant in track(variants.items(), "variants", total=len(variants))
+            if bundle(variant, config, folder, plant=plant) != expected
+        ]
+
+
+def variants_of(study: Study, *, changed: int) -> dict[str, Study]:
+    """Every patient removed; the first `changed` also null, and with other pixels and the other label."""
+    found = {f"{patient} removed": study.without(patient) for patient in study.patients}
+    for number, patient in enumerate(study.patients[:changed]):
+        found[f"{patient} null"] = study.null(patient)
+        found[f"{patient} other"] = study.other(patient, number)
+    return found
+
+
+def main() -> None:
+    from tests.conftest import config_of
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("patches", type=Path)
+    parser.add_argument("features", type=Path)
+    parser.add_argument("--epochs", type=int, default=10)
+    arguments = parser.parse_args()
+    index = pd.read_csv(arguments.patches / "index.csv", keep_default_na=False, dtype=str).astype(
+        {"malignant": int}
+    )
+    study = Study(index, load_file(arguments.features / "features.safetensors")["features"])
+    config = config_of(*WORDS, "privacy.public_count=578", f"recipe.epochs={arguments.epochs}")
+    started = time.monotonic()
+    variants = variants_of(study, changed=50)
+    with tempfile.TemporaryDirectory() as folder:
+        found = differing(study, config, Path(folder) / "run", variants)
+    print(f"{len(variants)} variants of {len(study.patients)} patients in {time.monotonic() - started:.0f} s; "
+          f"bundles that differ: {found or 'none'}")  # fmt: skip
+
+
+WORDS = ("stage=export", "dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.unit=patient",
+         "privacy.randomness=secure", "privacy.epsilon=6", "runtime.device=cpu")  # fmt: skip
+
+if __name__ == "__main__":
+    main()

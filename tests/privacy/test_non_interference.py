@@ -1,0 +1,101 @@
+"""What may leave the building depends on a patient through the noisy sums alone, byte for byte."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mammo_dp.data.patch_set import INDEX_COLUMNS
+from tests.conftest import config_of
+from tests.privacy.replay import WORDS, Study, differing, variants_of
+
+D = 16
+
+
+def study(patients: int) -> Study:
+    """A training set of the paper's shape: 1 to 14 images a patient, half of the images malignant; and a test set."""
+    rng = np.random.default_rng(0)
+    counts = np.where(rng.random(patients) < 0.65, 2, rng.integers(1, 4, patients))
+    counts[3] = 14
+    rows = []
+    for number, images in enumerate([*counts, *[2] * 30]):
+        malignant = int(rng.random() < 0.48)
+        for image in range(images):
+            row = dict.fromkeys(INDEX_COLUMNS, "") | {
+                "patch": f"{number}-{image}.png", "source": "toy_cbis", "patient": f"P_{number:05d}",
+                "split": "train" if number < patients else "test", "malignant": malignant,
+                "source_sha256": hashlib.sha256(f"{number}-{image}".encode()).hexdigest(),
+            }  # fmt: skip
+            rows.append(row | dict.fromkeys(("box_x0", "box_y0", "box_x1", "box_y1"), 0))
+    index = pd.DataFrame(rows)
+    features = torch.randn(len(index), 4, D, generator=torch.Generator().manual_seed(0))
+    features += 0.5 * torch.from_numpy(index["malignant"].to_numpy())[:, None, None]
+    return Study(index, features)
+
+
+def config(patients: int):
+    return config_of(*WORDS, f"privacy.public_count={patients}", "recipe.epochs=4")
+
+
+def test_no_patient_moves_a_byte_of_the_bundle(tmp_path):
+    """All 578 patients removed, one at a time; 50 of them null, and 50 with other pixels and the other label."""
+    whole = study(578)
+    variants = variants_of(whole, changed=50)
+    assert len(variants) == 678
+    assert differing(whole, config(578), tmp_path / "run", variants) == []
+
+
+def training_loss(found: Study, trained) -> float:
+    rows = (found.index["split"] == "train").to_numpy()
+    head = load_file(trained.path("head.safetensors"))
+    x = torch.nn.functional.layer_norm(found.features[torch.from_numpy(rows), 0], (D,))
+    logits = x @ head["0.weight"].T + head["0.bias"]
+    labels = torch.from_numpy(found.index["malignant"].to_numpy()[rows])
+    return float(torch.nn.functional.cross_entropy(logits, labels))
+
+
+PLANTS = {
+    "a training loss": training_loss,
+    "a source hash": lambda found, trained: fingerprint_of(found),
+    "an artifact fingerprint": lambda found, trained: trained.manifest["fingerprint"],
+    "the number of images": lambda found, trained: int((found.index["split"] == "train").sum()),
+    "the number of malignant images": lambda found, trained: int(
+        found.index["malignant"][found.index["split"] == "train"].sum()
+    ),
+    "the name of the run": lambda found, trained: trained.manifest["privacy"]["ledger"]["events"],
+}
+
+
+def fingerprint_of(found: Study) -> str:
+    return hashlib.sha256("".join(found.index["source_sha256"]).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("planted", list(PLANTS))
+def test_a_planted_leak_is_found(planted, tmp_path):
+    """Negative controls: what must not be in a bundle changes it."""
+    small = study(12)
+    variants = variants_of(small, changed=2)
+    assert differing(small, config(12), tmp_path / "run", variants, plant=PLANTS[planted])
+
+
+def test_the_most_images_of_a_patient_stay_behind(tmp_path):
+    """Negative control: the owner's ledger re-reads an image-level run for the patient with 14 images."""
+    small = study(12)
+    words = (*WORDS, "privacy.public_count=40", "recipe.epochs=4", "privacy.unit=image")
+    variants = {"without the patient of 14 images": small.without("P_00003")}
+    assert differing(small, config_of(*words), tmp_path / "run", variants) == []
+    plant = {"plant": lambda found, trained: trained.manifest["privacy"]["ledger"]["accounts"]}
+    assert differing(small, config_of(*words), tmp_path / "run", variants, **plant)
+
+
+def test_without_replayed_noise_bundles_differ(tmp_path):
+    """Negative control: the replay is at work, and secure noise is fresh in every run."""
+    from tests.privacy.replay import bundle
+
+    small = study(12)
+    first, second = (bundle(small, config(12), tmp_path / "run") for _ in range(2))
+    assert first["model.safetensors"] != second["model.safetensors"]
+    assert {name for name in first if first[name] != second[name]} == {"model.safetensors"}
