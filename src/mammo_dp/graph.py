@@ -177,8 +177,13 @@ def _no_events(config: Config, cache: Cache) -> Iterable[Event]:
     return ()
 
 
+def _saw_these_patients(config: Config) -> bool:
+    """Whether the generator saw these patients: yes, unless they are phantoms or the owner states otherwise."""
+    return not config.synthetic.disjoint and config.dataset.toy is None
+
+
 def _synthetic_events(config: Config, cache: Cache) -> Iterable[Event]:
-    if config.synthetic.disjoint or config.dataset.toy is not None:
+    if not _saw_these_patients(config):
         return
     yield Event(
         "training of the generator",

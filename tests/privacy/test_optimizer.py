@@ -10,7 +10,7 @@ from mammo_dp.privacy.sampling import seeded_generator
 SIGMA, C, RATE, N = 3.0, 0.5, 1 / 9, 900
 
 
-def updates(steps: int = 3, *, gradient: float = 0.0) -> list[torch.Tensor]:
+def updates(steps: int = 3, *, gradient: float = 0.0, secure: bool = False) -> list[torch.Tensor]:
     """What an SGD step of lr 1 moves a parameter of 20,000 entries by, at a constant summed gradient."""
     layer = nn.Linear(20_000, 1, bias=False)
     inner = torch.optim.SGD(layer.parameters(), lr=1.0)
@@ -20,6 +20,7 @@ def updates(steps: int = 3, *, gradient: float = 0.0) -> list[torch.Tensor]:
         max_grad_norm=C,
         public_count=N,
         noise=seeded_generator(0, "run", "noise"),
+        secure=secure,
     )
     moved = []
     for _ in range(steps):
@@ -31,9 +32,10 @@ def updates(steps: int = 3, *, gradient: float = 0.0) -> list[torch.Tensor]:
     return moved
 
 
-def test_noise_has_the_claimed_scale():
+@pytest.mark.parametrize("secure", [False, True])
+def test_noise_has_the_claimed_scale(secure):
     """N(0, (sigma C)^2) over the public expected batch; a KS test tells it from 2/3 and 3/2 of it."""
-    noise = torch.cat(updates()) * RATE * N
+    noise = torch.cat(updates(secure=secure)) * RATE * N
     assert noise.std() == pytest.approx(SIGMA * C, rel=0.02)
     assert kstest(noise, "norm", args=(0, SIGMA * C)).pvalue > 0.001
     for wrong in (2 / 3, 3 / 2):

@@ -1,5 +1,7 @@
 """The loop: resume, selection, the empty batch, and features cached against features computed from images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
+from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.planning import Plan, make_plan
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer, PublicSet, Randomness, predict, train
@@ -211,9 +214,9 @@ def test_no_two_runs_share_noise(small):
     """Same seed, another epsilon: with shared noise, two releases could be subtracted until private data is left."""
     words = [*small.small, "stage=train_classifier", "recipe=dp_gd", "recipe.epochs=1", "seed=5"]
     found = []
-    for epsilon in ("1", "6"):
-        assert small.run(*words, f"privacy.epsilon={epsilon}") == 0
-        node = Node.of(config_of(*words, f"privacy.epsilon={epsilon}"))
+    for budget in ("1", "6"):
+        assert small.run(*words, f"privacy.epsilon={budget}") == 0
+        node = Node.of(config_of(*words, f"privacy.epsilon={budget}"))
         sigma = node.artifact().manifest["privacy"]["noise_multiplier"]
         found.append((sigma, load_file(node.folder / "head.safetensors")["0.weight"]))
     (s1, w1), (s6, w6) = found
@@ -229,3 +232,119 @@ def test_damaged_checkpoint_is_one_sentence(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"cut in half")
     with pytest.raises(UserError, match="force=true"):
         train(trainer, output=Output(tmp_path, Cache(tmp_path)), checkpoint_seconds=99, validate=None)
+
+
+# --- units, public images, secure randomness -------------------------------------------------------------------------
+
+
+def test_every_accounted_step_is_a_noisy_step(tmp_path, monkeypatch):
+    """The mechanism that is accounted has as many steps as the loop takes, each with noise of its own."""
+    trainer = trainer_of(tmp_path, "privacy.epsilon=2")
+    draws = []
+    original = trainer.optimizer.add_noise
+    monkeypatch.setattr(trainer.optimizer, "add_noise", lambda: draws.append(1) or original())
+    train(trainer, output=Output(tmp_path, Cache(tmp_path)), checkpoint_seconds=99,
+          validate=lambda: (np.array([0, 1]), np.array([0.2, 0.8])))  # fmt: skip
+    mechanism = trainer.plan.mechanism
+    assert mechanism is not None
+    assert len(draws) == mechanism.steps == trainer.plan.steps == trainer.step_number == 15
+    assert trainer.batches.sample_rate == mechanism.sample_rate  # type: ignore[union-attr]
+    assert trainer.optimizer.noise_multiplier == mechanism.noise_multiplier
+    assert epsilon(mechanism, delta=0.001, accountant="rdp") == pytest.approx(2, abs=1e-3)
+
+
+def test_resume_restores_the_spent_epsilon(tmp_path):
+    words = ("privacy.epsilon=2", "recipe.batch_size=20")
+    first, second = trainer_of(tmp_path, *words), trainer_of(tmp_path, *words)
+    for _ in range(6):
+        first.step()
+    second.load_state_dict(first.state_dict())
+    spent = [
+        epsilon(replace(t.plan.mechanism, steps=t.step_number), delta=0.001, accountant="rdp")
+        for t in (first, second)
+    ]
+    assert spent[0] == spent[1] > 0
+
+
+def synthetic_units(weight: float = 1.0) -> PublicSet:
+    return PublicSet(Units.of_each(range(40, 60)), weight)
+
+
+@pytest.mark.parametrize("batch_size", ["null", "8"])
+def test_resume_with_public_images_is_bit_identical(tmp_path, batch_size):
+    words = (
+        "privacy.epsilon=2",
+        f"recipe.batch_size={batch_size}",
+        "recipe.select=last",
+        "recipe.flips=random",
+    )
+    whole = trainer_of(tmp_path, *words, public=synthetic_units())
+    for _ in range(5):
+        whole.step()
+    first, second = (trainer_of(tmp_path, *words, public=synthetic_units()) for _ in range(2))
+    for _ in range(2):
+        first.step()
+    second.load_state_dict(first.state_dict())
+    for _ in range(3):
+        second.step()
+    assert torch.equal(weights(second), weights(whole))
+
+
+def test_public_gradients_are_mixed_after_the_noise(tmp_path):
+    """(N g + w M h) / (N + w M), with g the noisy private mean and h the mean of the clipped public gradients."""
+    words = ("privacy.epsilon=2", "recipe=dp_gd", "recipe.epochs=1", "recipe.lr=1", "recipe.momentum=0")
+    moved = {}
+    for name, public in (("alone", None), ("mixed", synthetic_units(weight=3.0))):
+        trainer = trainer_of(tmp_path, *words, public=public)
+        trainer.step()
+        moved[name] = -weights(trainer)  # the head starts at zero, and one step of size 1
+        if public is None:
+            clean = trainer_of(tmp_path, *words)
+            units = synthetic_units().units
+            clean.sum_gradients(units, torch.arange(20), flips=clean.public_rng)
+            h = torch.cat([p.grad.flatten() for p in clean.head.parameters()]) / 20
+    n, share = 60, 3.0 * 20
+    torch.testing.assert_close(moved["mixed"], (n * moved["alone"] + share * h) / (n + share))
+
+
+def test_public_images_enter_neither_n_nor_q(tmp_path):
+    words = ("privacy.epsilon=2", "recipe.batch_size=20")
+    without, having = trainer_of(tmp_path, *words), trainer_of(tmp_path, *words, public=synthetic_units())
+    assert having.plan == without.plan
+    assert having.optimizer.expected_batch_size == without.optimizer.expected_batch_size
+
+
+def test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise(tmp_path):
+    words = ("privacy.epsilon=2", "privacy.randomness=secure", "recipe.select=last")
+    first = trainer_of(tmp_path, *words)
+    for _ in range(3):
+        first.step()
+    state = first.state_dict()
+    assert not any("rng" in key for key in state)
+    ends = []
+    for _ in range(2):
+        again = trainer_of(tmp_path, *words)
+        again.load_state_dict(state)
+        assert again.step_number == 3
+        while again.step_number < again.plan.steps:
+            again.step()
+        ends.append(weights(again))
+    assert not torch.equal(*ends)
+    assert again.optimizer.secure_mode
+
+
+def test_a_small_patient_counts_as_much_as_a_large_one(tmp_path):
+    """Not private, at patient level: the step is the mean over patients, not over images."""
+    config = config_of("privacy.epsilon=inf", "recipe=dp_gd", "recipe.epochs=1", "recipe.lr=1", "recipe.momentum=0",
+                       "privacy.unit=patient")  # fmt: skip
+    source, _, labels = toy_problem()
+    units = Units.grouped([0, 1, 2, 3], ["a", "a", "a", "b"])
+    trainer = HeadTrainer(
+        build_head(config.recipe, features=8, seed=0), source, units, labels,
+        plan=make_plan(config, units=len(units), cache=Cache(tmp_path)), recipe=config.recipe,
+        randomness=Randomness(secure=False), device=torch.device("cpu"),
+    )  # fmt: skip
+    trainer.step()
+    residual = 0.5 - torch.nn.functional.one_hot(labels[:4], 2)
+    delta = residual[:, :, None] * source.table[:4].mean(1)[:, None]
+    torch.testing.assert_close(trainer.head[0].weight.detach(), -(delta[:3].mean(0) + delta[3]) / 2)

@@ -20,6 +20,7 @@ from mammo_dp.privacy.gaussian import gaussian_epsilon
 
 TOLERANCE = 0.05  # epsilon by which two accountants of the same mechanism may differ
 FINEST = 1e-4  # grid of the privacy loss
+MIXTURE_POINTS = 10_000
 
 
 class AccountantsDisagree(RuntimeError):
@@ -30,12 +31,17 @@ Grouped = tuple[Mechanism, int]  # a mechanism, and how many of its records one 
 
 
 def grid(parts: Iterable[Grouped]) -> float:
-    """Width of the grid of privacy losses: about 1e-5 of the epsilon to be expected, so that large ones stay cheap."""
-    mus = (
-        group * m.sample_rate * m.sensitivity * math.sqrt(m.steps) / m.noise_multiplier for m, group in parts
-    )
-    mu = math.hypot(*mus)
-    return max(FINEST, 1e-5 * (mu**2 / 2 + 4 * mu))
+    """Width of the grid of privacy losses: about 1e-5 of the epsilon to be expected, so that large ones stay cheap.
+
+    Each point of a mixture's grid is found by root search, so the losses of its single step get at most MIXTURE_POINTS.
+    """
+    mu, widest = 0.0, FINEST
+    for m, group in parts:
+        shift = group * m.sensitivity / m.noise_multiplier
+        mu = math.hypot(mu, m.sample_rate * shift * math.sqrt(m.steps))
+        if group > 1 and not m.is_full_batch:
+            widest = max(widest, (shift**2 / 2 + 8 * shift) / MIXTURE_POINTS)
+    return max(widest, 1e-5 * (mu**2 / 2 + 4 * mu))
 
 
 def distribution(mechanism: Mechanism, *, width: float, group: int = 1) -> pld.PrivacyLossDistribution:
@@ -155,8 +161,9 @@ def _given_the_coins(mechanisms: list[Mechanism], *, delta: float) -> float:
 
 def true_positive_rate(loss: pld.PrivacyLossDistribution, *, false_positive_rate: float) -> float:
     """The most that an attacker's true-positive rate can be, over every epsilon of the distribution's privacy curve."""
-    points = np.concatenate([np.linspace(0, 10, 401), np.geomspace(10, 1000, 200)])
-    deltas = np.array([loss.get_delta_for_epsilon(float(e)) for e in points])
+    points = np.concatenate([np.linspace(0, 10, 101)[:-1], np.geomspace(10, 1000, 60)])
+    with np.errstate(over="ignore", invalid="ignore"):  # the library multiplies a mass of 0 by e^1000
+        deltas = np.nan_to_num(np.asarray(loss.get_delta_for_epsilon(points)), nan=1.0)
     return min(1.0, float(_rates(points, deltas, false_positive_rate).min()))
 
 
