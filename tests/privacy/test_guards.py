@@ -6,8 +6,10 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import nn
 
+from mammo_dp.models.classifier import build_body
 from mammo_dp.privacy.gradients import check_units, gradient_sum
 from mammo_dp.training.features import encoder
+from tests.conftest import config_of
 
 
 def test_windows_of_swin_are_not_images():
@@ -54,3 +56,10 @@ def test_a_body_in_train_mode_is_refused():
     body.eval()[1].train()
     with pytest.raises(ValueError, match="train mode"):
         encoder(body, torch.device("cpu"), precision="float32")
+
+
+def test_the_body_that_stages_use_gives_an_image_the_same_features_in_any_company():
+    config = config_of("classifier=swin_micro")
+    encode = encoder(build_body(config.classifier), torch.device("cpu"), precision="float32")
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(encode(images)[:1], encode(images[:1]), rtol=1e-4, atol=1e-5)

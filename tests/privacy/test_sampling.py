@@ -63,11 +63,16 @@ def test_a_generator_is_more_than_32_bits_of_seed():
     """torch keeps 32 bits of a CPU seed; ours fill the state, so that seeds cannot be tried one by one."""
     naive = [torch.randn(4, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1 + 2**32)]
     assert torch.equal(*naive)  # the trap; if torch mends it, this may go
-    states = {bytes(seeded_generator(seed, "run", "noise").get_state().numpy()) for seed in (1, 1 + 2**32)}
-    assert len(states) == 2
-    state = seeded_generator(1, "run", "noise").get_state()[HEADER : HEADER + 8 * WORDS].view(torch.int64)
-    assert len(set(state.tolist())) == WORDS
-    assert state.max() < 2**32
+    for made in (seeded_generator(1, "run", "noise"), secure_generator()):
+        state = made.get_state()
+        words = state[HEADER : HEADER + 8 * WORDS].view(torch.int64)
+        assert len(set(words.tolist())) == WORDS
+        assert words.max() < 2**32
+        low = int(state[:8].view(torch.int64)) % 2**32  # the seed that torch believes it was given
+        tried = torch.Generator().manual_seed(low).get_state()[HEADER : HEADER + 8 * WORDS].view(torch.int64)
+        assert not torch.equal(tried, words)
+    draws = [torch.rand(1, generator=seeded_generator(s, "run", "noise")).item() for s in (1, 1 + 2**32)]
+    assert draws[0] != draws[1]
 
 
 @pytest.mark.parametrize("make", [secure_generator, lambda: seeded_generator(3, "run", "noise")])

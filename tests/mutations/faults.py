@@ -1,0 +1,122 @@
+"""Faults that would void the guarantee, each as one change of the source, and the tests that should catch it."""
+
+from dataclasses import dataclass
+
+GRADIENTS, SENSITIVITY = "tests/privacy/test_gradients.py", "tests/privacy/test_sensitivity.py"
+OPTIMIZER, SAMPLING = "tests/privacy/test_optimizer.py", "tests/privacy/test_sampling.py"
+TRAINING, GUARDS = "tests/training/test_classifier.py", "tests/privacy/test_guards.py"
+LEDGER, UNITS = "tests/privacy/test_ledger.py", "tests/privacy/test_units.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `module` (below mammo_dp), `old`, which stands there once, becomes `new`."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    Fault(
+        "half the noise", "privacy.optimizer",
+        "noise_multiplier=mechanism.noise_multiplier,", "noise_multiplier=mechanism.noise_multiplier / 2,",
+        (OPTIMIZER, "tests/privacy/test_canary.py"),
+    ),
+    Fault(
+        "clipping off", "privacy.gradients",
+        "if max_grad_norm is not None:", "if max_grad_norm is None:",
+        (GRADIENTS, SENSITIVITY),
+    ),
+    Fault(
+        "clipping per batch", "privacy.gradients",
+        "(max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)",
+        "(max_grad_norm / norms.norm().clamp(min=1e-12)).clamp(max=1.0).expand_as(norms)",
+        (GRADIENTS, SENSITIVITY),
+    ),
+    Fault(
+        "noise skipped on an empty batch", "training.classifier",
+        "        self.optimizer.step()\n", "        (self.optimizer if len(chosen) else self.inner).step()\n",
+        (f"{TRAINING}::test_an_empty_batch_is_a_noisy_step",),
+    ),
+    Fault(
+        "window rows taken as samples", "privacy.gradients",
+        "    units, rows, _ = features.shape\n",
+        "    features, labels = features.flatten(0, 1)[:, None], labels.flatten()[:, None]\n"
+        "    units, rows, _ = features.shape\n",
+        (GRADIENTS, SENSITIVITY),
+    ),
+    Fault(
+        "guard of the batch dimension off", "privacy.gradients",
+        "if tensor.shape[0] != units:", "if False:",
+        (GUARDS,),
+    ),
+    Fault(
+        "the true size instead of the public N", "privacy.planning",
+        "first_eligible_step=first, public_count=config.public_count", "first_eligible_step=first, public_count=units",
+        (f"{TRAINING}::test_plan_takes_nothing_from_private_sizes",),
+    ),
+    Fault(
+        "a fixed batch claimed as Poisson", "privacy.sampling",
+        "return torch.tensor(next(iter(sampler)), dtype=torch.int64)",
+        "return torch.randperm(self.units, generator=self.generator)[: round(self.units * self.sample_rate)]",
+        (SAMPLING, UNITS),
+    ),
+    Fault(
+        "clipping per image at unit=patient", "stages.train_classifier",
+        "return Units.grouped(positions, patients), public", "return Units.of_each(positions), public",
+        ("tests/stages/test_train_classifier.py",),
+    ),
+    Fault(
+        "patients taken apart by Poisson sampling", "privacy.units",
+        "members.setdefault(key, [])", "members.setdefault(f'{key}{position}', [])",
+        (UNITS,),
+    ),
+    Fault(
+        "one step more than is accounted", "privacy.planning",
+        "        mechanism.steps, per_epoch,", "        mechanism.steps + 1, per_epoch,",
+        (f"{TRAINING}::test_every_accounted_step_is_a_noisy_step",),
+    ),
+    Fault(
+        "features cached in train mode", "models.classifier",
+        "return body.eval()", "return body.train()",
+        (GUARDS,),
+    ),
+    Fault(
+        "replacement accounted as removal", "privacy.events",
+        '"replace": 2.0', '"replace": 1.0',
+        (SENSITIVITY,),
+    ),
+    Fault(
+        "32 bits of seed", "privacy.sampling",
+        'if device.type != "cpu":', "if True:",
+        (SAMPLING,),
+    ),
+    Fault(
+        "random state of secure noise kept", "training.classifier",
+        '        if not self.randomness.secure:\n            state |=', "        if True:\n            state |=",
+        (f"{TRAINING}::test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise",),
+    ),
+    Fault(
+        "validation patients forgotten", "privacy.ledger",
+        'if e.effect == "shapes_model"}', 'if e.effect == "shapes_model" and e.cohort == "training"}',
+        (LEDGER,),
+    ),
+    Fault(
+        "several seeds counted once", "privacy.ledger",
+        "mu = math.hypot(*(", "mu = max(*(0.0,), *(",
+        (LEDGER,),
+    ),
+    Fault(
+        "a patient's images counted as one", "privacy.loss_distribution",
+        "gaussian_epsilon(images * mechanism.mu", "gaussian_epsilon(mechanism.mu",
+        ("tests/privacy/test_loss_distribution.py::test_group_of_a_full_batch_is_k_mu",),
+    ),
+    Fault(
+        "the bundle names the run", "privacy.ledger",
+        'replace(event, artifact="")', "replace(event)",
+        (LEDGER,),
+    ),
+)  # fmt: skip
