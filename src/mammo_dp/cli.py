@@ -163,6 +163,7 @@ def _single(words: list[str]) -> int:
 
     _warn([config])
     node = pipeline.Node.of(config)
+    pipeline.check_required(node)
     todo = pipeline.plan(node)
     if config.dry_run:
         _print_plan([node], todo)
@@ -200,6 +201,7 @@ def _sweep(words: list[str]) -> int:
     todo: dict[Path, pipeline.Node] = {}
     for node, job in zip(nodes, jobs, strict=True):
         try:
+            pipeline.check_required(node)
             for step in pipeline.plan(node):
                 todo.setdefault(step.folder, step)
         except pipeline.MissingInput as error:

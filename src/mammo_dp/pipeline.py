@@ -168,8 +168,6 @@ def _key(override: str) -> str:
 def check(nodes: list[Node]) -> None:
     """Ask each stage about to run whether it can. Raises UserError; writes nothing but the cache."""
     for node in nodes:
-        _check_required(node)
-    for node in nodes:
         module = importlib.import_module(node.stage.module)
         if hasattr(module, "check"):
             module.check(node.config)
@@ -177,8 +175,8 @@ def check(nodes: list[Node]) -> None:
             module.check_ledger(node.config, node.ledger())
 
 
-def _check_required(node: Node) -> None:
-    """Refuse a node whose headline epsilon would exceed privacy.require, naming the event that breaks it."""
+def check_required(node: Node) -> None:
+    """Refuse a node whose headline epsilon exceeds privacy.require, finished or not, naming the event that breaks it."""
     required = node.config.privacy.require
     if required is None:
         return
@@ -188,7 +186,7 @@ def _check_required(node: Node) -> None:
         assert event is not None  # a headline above 0 has events
         reached = f"{ledger.headline_epsilon:.4g}" if event.mechanism else "infinite"
         raise UserError(
-            f"privacy.require={required:g} refuses {node.name}: its headline epsilon per {ledger.claimed} would be "
+            f"privacy.require={required:g} refuses {node.name}: its headline epsilon per {ledger.claimed} is "
             f"{reached} by the {event.what} ({event.cohort} patients of {event.study}): {event.why}; change that, or "
             "privacy.require"
         )

@@ -32,7 +32,7 @@ def study(patients: int) -> Study:
             rows.append(row | dict.fromkeys(("box_x0", "box_y0", "box_x1", "box_y1"), 0))
     index = pd.DataFrame(rows)
     features = torch.randn(len(index), 4, D, generator=torch.Generator().manual_seed(0))
-    features += 0.5 * torch.from_numpy(index["malignant"].to_numpy())[:, None, None]
+    features += 0.5 * torch.tensor(index["malignant"].tolist())[:, None, None]
     return Study(index, features)
 
 

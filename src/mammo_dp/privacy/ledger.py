@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, get_args
 
 from mammo_dp.artifacts import Cache
@@ -78,7 +79,8 @@ class Ledger:
 
     def _compose(self, events: Sequence[Event], unit: Unit) -> tuple[float, float]:
         mechanisms = [(e.mechanism.__dict__, e.unit, e.accountant) for e in events if e.mechanism]
-        key = ("compose", sorted(mechanisms, key=str), unit, self.delta, self.most_images)
+        libraries = (version("opacus"), version("dp-accounting"))
+        key = ("compose", libraries, sorted(mechanisms, key=str), unit, self.delta, self.most_images)
         found = self.cache.get(*key)
         if found is None:
             found = compose(events, unit=unit, delta=self.delta, images=self.most_images or 1)
