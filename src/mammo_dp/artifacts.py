@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from mammo_dp.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # raised when manifests say other things; older artifacts are built again
 MANIFEST = "manifest.json"
 ERROR = "error.txt"
 INPUTS = "inputs.json"
@@ -61,9 +61,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def digest(payload: Any) -> str:
+    """SHA-256 of the payload's canonical JSON, 64 hex digits."""
+    return hashlib.sha256(to_json(payload).encode()).hexdigest()
+
+
 def fingerprint(payload: Any) -> str:
-    """First 8 hex digits of the SHA-256 of the payload's canonical JSON."""
-    return hashlib.sha256(to_json(payload).encode()).hexdigest()[:8]
+    """First 8 hex digits of the payload's digest: enough to name a folder, too few for anything secret."""
+    return digest(payload)[:8]
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -181,8 +186,13 @@ class Artifact:
     @property
     def content(self) -> str:
         """Fingerprint of what its files hold, settings and logs aside: two equal builds have the same."""
+        return self.content_digest[:8]
+
+    @property
+    def content_digest(self) -> str:
+        """The same in all its 64 hex digits."""
         kept = {name: record for name, record in self.manifest["outputs"].items() if name not in ASIDE}
-        return fingerprint(kept)
+        return digest(kept)
 
     def path(self, name: str) -> Path:
         """The file `name` of this artifact, checked against the manifest's SHA-256."""
@@ -211,6 +221,7 @@ class StageResult:
         default_factory=dict
     )  # further entries of the manifest: privacy, device, ...
     most_images: int | None = None  # of a patient in training, for the ledger; private
+    release: str = ""  # tells apart two runs of the same settings whose random draws differ
 
 
 @dataclass
@@ -219,6 +230,7 @@ class Output:
 
     folder: Path
     cache: Cache
+    identity: str = ""  # digest of all that the fingerprint hashes
     started: float = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).timestamp())
 
     def log(self, **event: Any) -> None:
@@ -277,7 +289,7 @@ class Store:
         return self.root / stage / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}-{fp8}"
 
     def load(self, folder: Path) -> Artifact | None:
-        """The artifact in `folder`, or None if it is not finished."""
+        """The artifact in `folder`, or None if it is not finished or was made by an older version of this software."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -286,7 +298,7 @@ class Store:
             raise UserError(
                 f"{folder.name}/{MANIFEST} is damaged; delete that folder and run again"
             ) from None
-        return Artifact(folder, manifest)
+        return Artifact(folder, manifest) if manifest["schema_version"] == SCHEMA_VERSION else None
 
     def folders(self, stage: str) -> list[Path]:
         """All folders of a stage, finished or not, sorted by name."""

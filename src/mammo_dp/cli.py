@@ -165,10 +165,10 @@ def _single(words: list[str]) -> int:
     node = pipeline.Node.of(config)
     pipeline.check_required(node)
     todo = pipeline.plan(node)
+    pipeline.check(todo)
     if config.dry_run:
         _print_plan([node], todo)
         return DONE
-    pipeline.check(todo)
     try:
         artifact = pipeline.build(node, overrides=words, announce=_say)
     except UserError as error:
@@ -206,13 +206,13 @@ def _sweep(words: list[str]) -> int:
                 todo.setdefault(step.folder, step)
         except pipeline.MissingInput as error:
             raise UserError(error.sentence(job)) from None
+    pipeline.check(list(todo.values()))
     if any(config.dry_run for config in configs):
         _print_plan(nodes, list(todo.values()))
         return DONE
     if not todo:
         _say(f"all {len(nodes)} runs are finished already, nothing to do")
         return DONE
-    pipeline.check(list(todo.values()))
     code = _launch(words)
     failed = [node for node in nodes if node.artifact() is None]
     if failed:
@@ -303,6 +303,7 @@ def _summarise(artifact: Any) -> None:
     if artifact.manifest["stage"] in ("train_classifier", "export"):
         from mammo_dp.status import headline
 
-        _say(headline(artifact))
+        if words := headline(artifact):
+            _say(words)
     if artifact.manifest["stage"] == "report":
         _say(f"report: {artifact.folder / 'report.html'}")

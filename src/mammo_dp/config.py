@@ -23,6 +23,7 @@ StageName = Literal[
     "export",
 ]
 Split = Literal["official", "paper"]
+LARGEST_POISSON_EPSILON = 300.0  # beyond, calibration takes minutes and the claim is empty
 
 
 class Section(BaseModel):
@@ -59,6 +60,7 @@ class Toy(Section):
 
 class Dataset(Section):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    population: str = Field(min_length=1)  # whose images: the same word for data sets of the same patients
     root: str | None  # folder of the raw data
     sources: dict[str, Source] = Field(min_length=1)
     split: Split
@@ -178,8 +180,7 @@ class Synthetic(Section):
     role: Literal["pooled", "public"]
     weight: float = Field(gt=0)  # of a synthetic image against a real one, where role=public
     val_fraction: float = Field(ge=0, lt=1)  # held out where experiment=syn chooses an epoch
-    # a statement of yours: no patient of this data set was among those that the generator was trained on
-    disjoint: bool
+    trained_on: str  # the patients that the generator was trained on without privacy: a dataset.population
 
     @property
     def count(self) -> int:
@@ -189,7 +190,12 @@ class Synthetic(Section):
 class Export(Section):
     """What a bundle may be built in spite of; its statement says so."""
 
-    accept: list[Literal["no_guarantee", "seeded_noise"]]
+    accept: list[Literal["no_guarantee", "seeded_noise", "large_delta"]]
+
+    @field_validator("accept", mode="before")
+    @classmethod
+    def _one_word_will_do(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
 
 
 class Runtime(Section):
@@ -283,12 +289,21 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _synthetic_experiments_need_images(self) -> "Config":
-        wanted = (self.stage in ("train_classifier", "export") and self.experiment.uses_synthetic) or (
-            self.stage == "sample_synthetic" or self.features_of == "synthetic"
-        )
-        if wanted and (self.synthetic.name == "none" or not self.synthetic.per_class):
+        wanted = {
+            "sample_synthetic": True,
+            "extract_features": self.features_of == "synthetic",
+            "train_classifier": self.experiment.uses_synthetic,
+            "export": self.experiment.uses_synthetic,
+        }
+        if not wanted.get(self.stage):
+            return self
+        if self.synthetic.name == "none" or not self.synthetic.per_class:
             raise ValueError(
                 "synthetic images are needed; set synthetic=release (and synthetic.per_class=1500)"
+            )
+        if not self.synthetic.root:
+            raise ValueError(
+                "synthetic.root is missing; set synthetic.root=FOLDER, absolute or below dataset.root"
             )
         return self
 
@@ -300,12 +315,17 @@ class Config(Section):
         if not self.experiment.uses_real:
             raise ValueError(
                 "experiment=syn trains on no private image, so there is nothing for privacy.epsilon to limit; set "
-                "privacy.epsilon=inf (the ledger says what the generator has seen)"
+                "privacy.epsilon=inf (the ledger says whom the generator has seen)"
             )
         if self.public_count is None:
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "
                 "privacy.public_count=N, or privacy.epsilon=inf"
+            )
+        if not self.is_full_batch and privacy.epsilon > LARGEST_POISSON_EPSILON:
+            raise ValueError(
+                f"privacy.epsilon={privacy.epsilon:g} bounds nothing, and no accountant resolves it under Poisson "
+                f"sampling; set privacy.epsilon=inf, or at most {LARGEST_POISSON_EPSILON:g}"
             )
         if not self.is_full_batch and privacy.adjacency == "replace":
             raise ValueError(

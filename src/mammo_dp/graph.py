@@ -129,6 +129,8 @@ def _training_settings(config: Config) -> dict[str, Any]:
     privacy: dict[str, Any] = {"epsilon": config.privacy.epsilon}
     if config.privacy.is_private:
         privacy |= config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count}
+        if config.is_full_batch:
+            privacy["accountant"] = "gaussian"  # whichever was asked for
     else:
         del recipe["max_grad_norm"]
         privacy["unit"] = config.privacy.unit  # a patient's images are then averaged
@@ -140,9 +142,10 @@ def _training_settings(config: Config) -> dict[str, Any]:
         "dataset": config.dataset.name,
     }
     if config.experiment.uses_synthetic:
-        settings["synthetic"] = config.synthetic.model_dump(
-            include={"role", "weight", "val_fraction", "disjoint"}
-        )
+        kept = {"val_fraction"} if config.experiment.name == "syn" else set()
+        if config.privacy.is_private:  # without noise the two roles are one
+            kept |= {"role", "weight"} if config.synthetic.role == "public" else {"role"}
+        settings["synthetic"] = config.synthetic.model_dump(include=kept)
     if not config.classifier.cache_features:
         settings["classifier"] = _classifier_settings(config)
     return settings
@@ -168,35 +171,24 @@ def _training_label(config: Config) -> str:
 # --- what is done to private data ---------------------------------------------------------------------------------
 
 
-def _study(config: Config) -> str:
-    return f"{config.dataset.name}, {config.dataset.split} split"
-
-
 def _no_events(config: Config, cache: Cache) -> Iterable[Event]:
     """Nothing that a released model would depend on: no setting and no number here is estimated from the images."""
     return ()
 
 
-def _saw_these_patients(config: Config) -> bool:
-    """Whether the generator saw these patients: yes, unless they are phantoms or the owner states otherwise."""
-    return not config.synthetic.disjoint and config.dataset.toy is None
-
-
 def _synthetic_events(config: Config, cache: Cache) -> Iterable[Event]:
-    if not _saw_these_patients(config):
-        return
     yield Event(
         "training of the generator",
         stage="sample_synthetic",
         cohort="training",
-        study=_study(config),
+        study=config.synthetic.trained_on,
         effect="shapes_model",
-        why="the generator of the synthetic images was trained on these patients without differential privacy",
+        why="the generator of the synthetic images was trained on them without differential privacy",
     )
 
 
 def _training_events(config: Config, cache: Cache) -> Iterable[Event]:
-    study, private = _study(config), config.privacy.is_private
+    study, private = config.dataset.population, config.privacy.is_private
     common: dict[str, Any] = {"stage": "train_classifier", "study": study}
     if config.experiment.uses_real:
         mechanism = None
@@ -219,7 +211,8 @@ def _training_events(config: Config, cache: Cache) -> Iterable[Event]:
             "validation scores of every epoch (log.jsonl)", cohort="validation", effect="internal",
             why="they are exact functions of the images", **common,
         )  # fmt: skip
-    for cohort in ("validation", "test", "external"):
+    external = any(source.role == "external" for source in config.dataset.sources.values())
+    for cohort in ("validation", "test", *(["external"] if external else [])):
         yield Event(
             "metrics and predictions", cohort=cohort, effect="published",
             why="published metrics and predictions are exact functions of these images", **common,
@@ -227,17 +220,14 @@ def _training_events(config: Config, cache: Cache) -> Iterable[Event]:
 
 
 def _training_assumptions(config: Config) -> Iterable[str]:
+    yield "the backbone's weights come from data without these patients"
     if not config.privacy.is_private:
         return
     yield f"the size of the training set that noise and steps rest on, N = {config.public_count}, is public knowledge"
-    yield "the backbone's weights come from data without these patients"
     if config.privacy.randomness == "seeded":
-        yield "nobody outside learns the seed: whoever knows the seed, the settings and the data can remove the noise"
-    if config.experiment.uses_synthetic:
-        if config.synthetic.role == "public":
-            yield "the synthetic images are public: their gradients enter without noise"
-        if config.synthetic.disjoint:
-            yield "as stated by synthetic.disjoint, the generator saw none of these patients"
+        yield "nobody outside learns or guesses the seed: with it and a suspected data set the noise can be removed"
+    if config.experiment.uses_synthetic and config.synthetic.role == "public":
+        yield "the synthetic images are public: their gradients enter without noise"
 
 
 TRAINING_GROUPS = (
@@ -270,9 +260,9 @@ STAGES: dict[str, Stage] = {
             groups=("dataset", "patches", "synthetic"),
             label=lambda config: f"{config.synthetic.name}-{config.synthetic.per_class}",
             settings=lambda config: {
-                "synthetic": config.synthetic.model_dump(include={"name", "per_class", "disjoint"}),
+                "synthetic": config.synthetic.model_dump(include={"name", "per_class"}),
                 "size": config.patches.size,
-                "study": _study(config),  # whose patients the generator saw is part of the record
+                "trained_on": config.synthetic.trained_on,
             },
             events=_synthetic_events,
             outside=_synthetic_images,

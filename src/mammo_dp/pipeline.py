@@ -16,8 +16,10 @@ from mammo_dp.artifacts import Artifact, Mask, StageResult, Store
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
 from mammo_dp.graph import STAGES, Stage
+from mammo_dp.rounding import rounded_up
 
 if TYPE_CHECKING:
+    from mammo_dp.privacy.events import Event
     from mammo_dp.privacy.ledger import Ledger
 
 
@@ -91,19 +93,21 @@ class Node:
                 return None
         return found
 
-    def ledger(self, *, most_images: int | None = None) -> "Ledger":
-        """Every touch of private data by this node and by what it reads, from configurations and manifests alone.
+    def ledger(self, *, most_images: int | None = None, release: str = "") -> "Ledger":
+        """Every touch of private data by this node and by what it reads.
 
+        From the manifests of what is finished, and from configurations for what is still to run, this node included.
+        `release` tells its present run apart from others under the same settings: fresh noise is a new event.
         `most_images` of a patient in training, where it is known: it is private, and needed to read an image-level
         guarantee per patient.
         """
         from mammo_dp.privacy.ledger import Ledger, events_of  # slow to import
 
         steps = list(self.walk())
-        events = [
-            replace(event, artifact=step.folder.name)
-            for step in steps
-            for event in step.stage.events(step.config, self.store.cache)
+        events = [event for step in steps if step is not self for event in step._events()]
+        events += [
+            replace(event, artifact=f"{self.folder.name} {release}".strip())
+            for event in self.stage.events(self.config, self.store.cache)
         ]
         events += events_of(a.manifest["privacy"]["ledger"] for a in self.collected.values())
         assumptions = [line for step in steps for line in step.stage.assumptions(step.config)]
@@ -115,6 +119,17 @@ class Node:
             most_images=most_images,
             assumptions=tuple(dict.fromkeys(assumptions)),
         )
+
+    def _events(self) -> Iterator["Event"]:
+        """The events of an input: as recorded if it is finished, else as its configuration promises."""
+        from mammo_dp.privacy.ledger import events_of
+
+        found = self.artifact()
+        if found is not None:
+            yield from events_of([found.manifest["privacy"]["ledger"]])
+            return
+        for event in self.stage.events(self.config, self.store.cache):
+            yield replace(event, artifact=self.folder.name)
 
     def walk(self) -> Iterator["Node"]:
         """Inputs before what reads them, each once for each way it is reached."""
@@ -176,7 +191,7 @@ def check(nodes: list[Node]) -> None:
 
 
 def check_required(node: Node) -> None:
-    """Refuse a node whose headline epsilon exceeds privacy.require, finished or not, naming the event that breaks it."""
+    """Refuse a node, finished or not, whose headline exceeds privacy.require, naming the event that breaks it."""
     required = node.config.privacy.require
     if required is None:
         return
@@ -184,11 +199,14 @@ def check_required(node: Node) -> None:
     if ledger.headline_epsilon > required:
         event = ledger.breaking
         assert event is not None  # a headline above 0 has events
-        reached = f"{ledger.headline_epsilon:.4g}" if event.mechanism else "infinite"
+        if event.mechanism is None:
+            reached, remedy = "infinite", f"{event.why}; change that, or raise privacy.require"
+        else:
+            reached = rounded_up(ledger.headline_epsilon, digits=4)
+            remedy = f"set privacy.epsilon={required:g} or less, or raise privacy.require"
         raise UserError(
-            f"privacy.require={required:g} refuses {node.name}: its headline epsilon per {ledger.claimed} is "
-            f"{reached} by the {event.what} ({event.cohort} patients of {event.study}): {event.why}; change that, or "
-            "privacy.require"
+            f"privacy.require={required:g} refuses {node.name}: its headline epsilon per {ledger.claimed} is {reached} "
+            f"by the {event.what} ({event.cohort} patients of {event.study}): {remedy}"
         )
 
 
@@ -223,6 +241,7 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
     content = {role: artifact.content for role, artifact in inputs.items()}
     yaml = _to_yaml(node.config, mask)
     output = node.store.begin(node.folder, config_yaml=yaml, inputs=content, fresh=fresh)
+    output.identity = artifacts.digest(node.identity)
     try:
         module = importlib.import_module(node.stage.module)
         result: StageResult = module.run(node.config, inputs, output)
@@ -252,7 +271,7 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
 def _ledger_record(node: Node, result: StageResult) -> dict[str, Any]:
     from mammo_dp.privacy.statement import statement
 
-    ledger = node.ledger(most_images=result.most_images)
+    ledger = node.ledger(most_images=result.most_images, release=result.release)
     return {**ledger.to_dict(), "statement": statement(ledger)}
 
 

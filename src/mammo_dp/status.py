@@ -4,7 +4,8 @@ from pathlib import Path
 
 from mammo_dp.artifacts import ERROR, Artifact, Store
 from mammo_dp.config import Config
-from mammo_dp.pipeline import STAGES
+from mammo_dp.graph import STAGES
+from mammo_dp.rounding import rounded_up
 
 SHOWN = 6  # newest folders of a stage that are listed one by one
 
@@ -44,7 +45,7 @@ def headline(artifact: Artifact) -> str:
     epsilon, because = worst["epsilon"], ""
     if worst["unlimited"]:
         because = f" ({worst['cohort']}: {worst['unlimited'][0]})"
-    shown = f"{epsilon:.4g}" if isinstance(epsilon, float) else epsilon or "unknown"
+    shown = rounded_up(epsilon, digits=4) if isinstance(epsilon, float) else epsilon or "unknown"
     return f"[end-to-end epsilon {shown} per {worst['unit']}{because}]"
 
 

@@ -33,7 +33,7 @@ def auroc(config, patches, source, labels, truth=None) -> dict[str, float]:
     trainer = HeadTrainer(
         build_head(config.recipe, features=64, seed=0), source, Units.of_each(positions), torch.from_numpy(labels),
         plan=make_plan(config, units=len(positions), cache=Cache(positions)),  # nothing to calibrate
-        recipe=config.recipe, randomness=Randomness(secure=False), device=torch.device("cpu"),
+        recipe=config.recipe, randomness=Randomness(secure=False, seed=0, run="run"), device=torch.device("cpu"),
     )  # fmt: skip
     for _ in range(trainer.plan.steps):
         trainer.step()

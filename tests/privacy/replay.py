@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Study:
 
     def without(self, patient: str) -> "Study":
         kept = self._mine(patient) == 0
-        return Study(self.index[kept].reset_index(drop=True), self.features[torch.from_numpy(kept)])
+        return Study(self.index[kept].reset_index(drop=True), self.features[torch.tensor(kept)])
 
     def null(self, patient: str) -> "Study":
         """Black pixels, benign."""
@@ -64,7 +65,7 @@ class Study:
         index = self.index.copy()
         index["malignant"] = np.where(mine, malignant, index["malignant"])
         index["source_sha256"] = np.where(mine, "0" * 64, index["source_sha256"])
-        return Study(index, torch.where(torch.from_numpy(mine)[:, None, None], features, self.features))
+        return Study(index, torch.where(torch.tensor(mine)[:, None, None], features, self.features))
 
 
 class Replay:
@@ -140,7 +141,12 @@ def _input(folder: Path, name: str, cache: Cache, **content: Any) -> Artifact:
 
 
 def differing(
-    study: Study, config: Config, folder: Path, variants: dict[str, Study], *, plant: Plant | None = None
+    study: Study,
+    config: Config,
+    folder: Path,
+    variants: dict[str, Callable[[], Study]],
+    *,
+    plant: Plant | None = None,
 ) -> list[str]:
     """Names of the variants whose bundle differs from the study's own by a byte, under replayed noise."""
     replay = Replay()
@@ -150,16 +156,21 @@ def differing(
         return [
             name
             for name, variant in track(variants.items(), "variants", total=len(variants))
-            if bundle(variant, config, folder, plant=plant) != expected
+            if bundle(variant(), config, folder, plant=plant) != expected
         ]
 
 
-def variants_of(study: Study, *, changed: int) -> dict[str, Study]:
-    """Every patient removed; the first `changed` also null, and with other pixels and the other label."""
-    found = {f"{patient} removed": study.without(patient) for patient in study.patients}
-    for number, patient in enumerate(study.patients[:changed]):
-        found[f"{patient} null"] = study.null(patient)
-        found[f"{patient} other"] = study.other(patient, number)
+def variants_of(study: Study, *, changed: int) -> dict[str, Callable[[], Study]]:
+    """Every patient removed; the first `changed` also null, and with other pixels and the other label.
+
+    Made one at a time: all together would not fit a laptop's memory.
+    """
+    found: dict[str, Callable[[], Study]] = {}
+    for number, patient in enumerate(study.patients):
+        found[f"{patient} removed"] = partial(study.without, patient)
+        if number < changed:
+            found[f"{patient} null"] = partial(study.null, patient)
+            found[f"{patient} other"] = partial(study.other, patient, number)
     return found
 
 

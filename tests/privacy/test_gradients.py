@@ -112,3 +112,13 @@ def test_layers_without_a_closed_form_are_refused():
     head = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
     with pytest.raises(TypeError, match="BatchNorm1d"):
         gradient_sum(head, *batch(3, 1), max_grad_norm=1.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_unit_without_a_finite_gradient_counts_as_null(bad):
+    """One NaN would show in every weight that is released."""
+    head, (features, labels) = make_head("mlp"), batch(5, 4)
+    kept = [0, 1, 3, 4]
+    expected = summed(head, features[kept], labels[kept], max_grad_norm=1.0)
+    features[2, 1, 3] = bad
+    torch.testing.assert_close(summed(head, features, labels, max_grad_norm=1.0), expected)

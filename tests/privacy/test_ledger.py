@@ -9,7 +9,7 @@ from mammo_dp.artifacts import Cache, to_json
 from mammo_dp.privacy.events import Event, Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon
 from mammo_dp.privacy.ledger import Ledger, events_of
-from mammo_dp.privacy.statement import _rounded_up, statement
+from mammo_dp.privacy.statement import statement
 
 FULL = Mechanism(1.0, 9.69, 200)  # epsilon 6 at delta 1e-4
 POISSON = Mechanism(1 / 9, 18.604, 2700)  # epsilon 1
@@ -57,6 +57,19 @@ def test_a_replacing_mechanism_covers_an_image_inside_a_patient(tmp_path):
     mechanism = Mechanism(1.0, 9.69, 200, sensitivity=2.0)
     found = ledger(tmp_path, event(mechanism=mechanism, adjacency="replace"))
     assert account(found, "training", "image").epsilon == found.headline_epsilon
+
+
+def test_one_replacing_event_makes_all_count_for_replacement(tmp_path):
+    """Two events at epsilon 6: 9.2 by adding what each claims, which holds for no relation; 16.8 for replacement."""
+    replaced = event(
+        mechanism=Mechanism(1.0, 2 * 9.69, 200, sensitivity=2.0), adjacency="replace", artifact="a"
+    )
+    removed = event(artifact="b")
+    found = ledger(tmp_path, replaced, removed).headline_epsilon
+    assert found == pytest.approx(16.8, abs=0.05)
+    assert found == pytest.approx(gaussian_epsilon(math.hypot(1, 2) * FULL.mu, delta=1e-4))
+    poisson = ledger(tmp_path, replaced, event(mechanism=POISSON)).headline_epsilon
+    assert poisson > ledger(tmp_path, replaced).headline_epsilon
 
 
 @pytest.mark.parametrize(("single", "three"), [(1, 1.9), (6, 12), (60, 144)])
@@ -129,7 +142,7 @@ def test_nothing_private(tmp_path):
     found = ledger(tmp_path)
     assert found.headline is None
     assert found.headline_epsilon == 0
-    assert "No private image" in statement(found)
+    assert "estimated from private images" in statement(found)
 
 
 def test_events_survive_json(tmp_path):
@@ -155,14 +168,6 @@ def test_statement_says_what_is_protected(tmp_path):
     assert "N is public" in text
     replaced = event(mechanism=Mechanism(1.0, 9.69, 200, 2.0), adjacency="replace")
     assert "the diagnosis of somebody known to have taken part" in statement(ledger(tmp_path, replaced))
-
-
-def test_bounds_are_never_rounded_down():
-    assert _rounded_up(5.9912, digits=3) == "6"
-    assert _rounded_up(5.981, digits=3) == "5.99"
-    assert _rounded_up(6.0, digits=3) == "6"
-    assert _rounded_up(123.4, digits=2) == "130"
-    assert _rounded_up(0.01234, digits=2) == "0.013"
 
 
 def test_replacement_under_poisson_sampling_is_no_mechanism():

@@ -85,7 +85,7 @@ def test_the_most_images_of_a_patient_stay_behind(tmp_path):
     """Negative control: the owner's ledger re-reads an image-level run for the patient with 14 images."""
     small = study(12)
     words = (*WORDS, "privacy.public_count=40", "recipe.epochs=4", "privacy.unit=image")
-    variants = {"without the patient of 14 images": small.without("P_00003")}
+    variants = {"without the patient of 14 images": lambda: small.without("P_00003")}
     assert differing(small, config_of(*words), tmp_path / "run", variants) == []
     plant = {"plant": lambda found, trained: trained.manifest["privacy"]["ledger"]["accounts"]}
     assert differing(small, config_of(*words), tmp_path / "run", variants, **plant)

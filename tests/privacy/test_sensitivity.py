@@ -73,7 +73,7 @@ def unnoised_sum(
     trainer = HeadTrainer(
         module, CachedFeatures(found.features, normalize=False), units, found.labels,
         plan=make_plan(config, units=len(units), cache=Cache(tmp_path)), recipe=config.recipe,
-        randomness=Randomness(secure=False), device=torch.device("cpu"),
+        randomness=Randomness(secure=False, seed=0, run="run"), device=torch.device("cpu"),
     )  # fmt: skip
     trainer.sum_gradients(units, torch.arange(len(units)), flips=trainer.batches_rng)
     return torch.cat([p.grad.flatten() for p in module.parameters()])

@@ -9,7 +9,7 @@ def run(seed: int, auroc: float, epsilon: float = 6.0, **changes) -> Run:
     test = {"cbis_ddsm": {"auroc": auroc, "auprc_benign": 0.7}}
     values = {
         "study": "s", "title": "t", "experiment": "real", "privacy": "p", "test": test, "headline": epsilon,
-        "statement": "It holds.", "ledger": {},
+        "setting": "x", "statement": "It holds.", "ledger": {},
     } | changes  # fmt: skip
     return Run(epsilon=epsilon, seed=seed, **values)
 
@@ -36,8 +36,9 @@ def test_development_set_comes_before_the_external_one():
 
 def test_what_differs_in_more_than_privacy_is_another_table():
     assert len(studies([run(0, 0.6), run(0, 0.7, study="other", title="u")])) == 2
-    (study,) = studies([run(0, 0.6), run(0, 0.7, privacy="another delta")])
-    assert len(study.rows) == 2
+    for change in ({"privacy": "another delta"}, {"setting": "another weight"}):
+        (study,) = studies([run(0, 0.6), run(0, 0.7, **change)])
+        assert len(study.rows) == 2
 
 
 def test_paper_numbers():

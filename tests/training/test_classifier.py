@@ -164,7 +164,7 @@ def test_cached_run_equals_run_through_images(small, epsilon):
             torch.from_numpy(patches.malignant),
             plan=plan,
             recipe=config.recipe,
-            randomness=Randomness(secure=False, run="run"),
+            randomness=Randomness(secure=False, seed=0, run="run"),
             device=torch.device("cpu"),
         )
         for _ in range(plan.steps):
@@ -186,9 +186,9 @@ def test_cached_run_equals_run_through_images(small, epsilon):
 
 
 def test_a_run_without_the_cache_goes_through_the_stage(small):
-    words = [*small.small, "stage=train_classifier", "recipe=dp_gd", "recipe.epochs=3", "privacy.epsilon=6"]
+    words = [*small.small, "stage=train_classifier", "recipe=dp_gd", "recipe.epochs=3", "privacy.epsilon=inf"]
     tables = []
-    for flag in ("true", "false"):
+    for flag in ("true", "false"):  # not private: the two draw different noise, being two releases
         assert small.run(*words, f"classifier.cache_features={flag}") == 0
         folder = Node.of(config_of(*words, f"classifier.cache_features={flag}")).folder
         tables.append(load_file(folder / "head.safetensors")["0.weight"])
@@ -342,9 +342,32 @@ def test_a_small_patient_counts_as_much_as_a_large_one(tmp_path):
     trainer = HeadTrainer(
         build_head(config.recipe, features=8, seed=0), source, units, labels,
         plan=make_plan(config, units=len(units), cache=Cache(tmp_path)), recipe=config.recipe,
-        randomness=Randomness(secure=False), device=torch.device("cpu"),
+        randomness=Randomness(secure=False, seed=0, run="run"), device=torch.device("cpu"),
     )  # fmt: skip
     trainer.step()
     residual = 0.5 - torch.nn.functional.one_hot(labels[:4], 2)
     delta = residual[:, :, None] * source.table[:4].mean(1)[:, None]
     torch.testing.assert_close(trainer.head[0].weight.detach(), -(delta[:3].mean(0) + delta[3]) / 2)
+
+
+def test_public_batches_differ_where_the_private_batch_is_full(tmp_path, monkeypatch):
+    trainer = trainer_of(
+        tmp_path, "privacy.epsilon=2", "recipe.batch_size=8", "recipe.flips=none", "privacy.public_count=8",
+        public=synthetic_units(),
+    )  # fmt: skip
+    seen = []
+    original = trainer._rows
+    monkeypatch.setattr(trainer, "_rows", lambda u, chosen, f: seen.append(chosen) or original(u, chosen, f))
+    trainer.step()
+    trainer.step()
+    public = [chosen for chosen in seen if len(chosen) <= 8]
+    assert len(public) == 2
+    assert not torch.equal(*public)
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
+    """Its steps were taken with other noise than the manifest would say."""
+    first = trainer_of(tmp_path, "privacy.epsilon=2")
+    first.step()
+    with pytest.raises(UserError, match="another plan"):
+        trainer_of(tmp_path, "privacy.epsilon=3").load_state_dict(first.state_dict())

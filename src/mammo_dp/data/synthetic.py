@@ -21,12 +21,14 @@ def read(folder: Path, *, per_class: int) -> list[Lesion]:
         name = NAME.fullmatch(path.name)
         if name is not None:
             found[name["label"]].append(path)
-    for label, paths in found.items():
-        if len(paths) < per_class:
-            raise UserError(
-                f"{len(paths)} {label} images of the form batch_0_0_{label}.png in the synthetic folder, "
-                f"{per_class} needed; set synthetic.per_class={len(paths)} or another synthetic.root"
-            )
+    fewest = min(len(paths) for paths in found.values())
+    if fewest < per_class:
+        counts = " and ".join(f"{len(paths)} {label}" for label, paths in found.items())
+        remedy = f"set synthetic.per_class={fewest}, or" if fewest else "set"
+        raise UserError(
+            f"{folder} holds {counts} images of the form batch_0_0_benign.png, {per_class} of each are needed; "
+            f"{remedy} synthetic.root=FOLDER"
+        )
     return [
         Lesion(
             row=path.name,

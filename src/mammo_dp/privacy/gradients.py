@@ -56,6 +56,11 @@ def gradient_sum(
     parts = [_LayerGradient.of(a, g) for a, g in zip(inputs, output_grads, strict=True)]
     check_units(units, (part.squared_norms for part in parts))
     norms = sum((part.squared_norms for part in parts), torch.zeros(())).sqrt()
+    finite = norms.isfinite()
+    if not finite.all():  # one NaN would show in every weight: such a unit counts as null
+        kept = {"max_grad_norm": max_grad_norm, "label_smoothing": label_smoothing}
+        gradient_sum(head, features[finite], labels[finite], **kept)
+        return norms
     factors = torch.ones_like(norms)
     if max_grad_norm is not None:
         factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, get_args
 
 from mammo_dp.artifacts import Cache
-from mammo_dp.privacy.events import COHORTS, Cohort, Event, Unit
+from mammo_dp.privacy.events import COHORTS, Adjacency, Cohort, Event, Unit
 from mammo_dp.privacy.gaussian import gaussian_epsilon, gaussian_true_positive_rate
 
 FALSE_POSITIVE_RATE = 0.01  # at which an attacker's true-positive rate is bounded
@@ -78,7 +78,9 @@ class Ledger:
         return self._compose([event], event.unit)[0]
 
     def _compose(self, events: Sequence[Event], unit: Unit) -> tuple[float, float]:
-        mechanisms = [(e.mechanism.__dict__, e.unit, e.accountant) for e in events if e.mechanism]
+        mechanisms = [
+            (e.mechanism.__dict__, e.unit, e.accountant, e.adjacency) for e in events if e.mechanism
+        ]
         libraries = (version("opacus"), version("dp-accounting"))
         key = ("compose", libraries, sorted(mechanisms, key=str), unit, self.delta, self.most_images)
         found = self.cache.get(*key)
@@ -141,44 +143,50 @@ def events_of(records: Iterable[Mapping[str, Any]]) -> tuple[Event, ...]:
     return tuple(dict.fromkeys(Event.from_dict(event) for record in records for event in record["events"]))
 
 
-def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -> tuple[float, float]:
-    """(epsilon, largest true-positive rate) of events that all have a mechanism, for one `unit`.
+def relation(events: Iterable[Event]) -> Adjacency:
+    """The neighbouring relation that all events are composed under: the strongest that one of them claims."""
+    kinds = {event.adjacency for event in events if event.mechanism is not None}
+    return next(kind for kind in ("replace", "zero_out", "add_remove") if kind in kinds)
 
-    An image-level mechanism counts for a patient with `images` images, as a group. A patient-level mechanism counts
-    for one image of a patient who stays: the patient's clipped vector is then replaced, not removed. Full batches
-    compose exactly; Poisson sampling by PLD, a single event by the accountant that it names.
+
+def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -> tuple[float, float]:
+    """(epsilon, largest true-positive rate) of events that all have a mechanism, for one `unit`, under `relation`.
+
+    An image-level mechanism counts for a patient with `images` images, as a group. Where a unit is replaced, not
+    removed (one image of a patient who stays, or any unit once one event claims replacement), an event that was
+    accounted for removal counts twice as far. Full batches compose exactly; Poisson sampling by PLD, a single event by
+    the accountant that it names.
     """
-    if all(e.mechanism.is_full_batch for e in events):  # type: ignore[union-attr]
-        mu = math.hypot(*(_factor(e, unit, images) * e.mechanism.mu for e in events))  # type: ignore[union-attr]
+    moves = [_moves(e, unit=unit, images=images, replaced=relation(events) == "replace") for e in events]
+    mechanisms = [e.mechanism for e in events if e.mechanism is not None]
+    if all(m.is_full_batch for m in mechanisms):
+        mu = math.hypot(*(far * m.mu / m.sensitivity for far, m in zip(moves, mechanisms, strict=True)))
         epsilon = gaussian_epsilon(mu, delta=delta)
         return epsilon, gaussian_true_positive_rate(mu, false_positive_rate=FALSE_POSITIVE_RATE)
     from mammo_dp.privacy import loss_distribution as losses  # slow to import, and not needed above
     from mammo_dp.privacy.accounting import epsilon as spent
 
-    inside = [e for e in events if e.unit == "patient" and unit == "image"]
-    others = [e for e in events if e not in inside]
-    if inside:
-        share = delta / 2 if others else delta
-        epsilon = losses.replaced_within_unit([e.mechanism for e in inside if e.mechanism], delta=share)
-        if others:
-            epsilon += compose(others, unit=unit, delta=share, images=images)[0]
+    if any(e.unit == "patient" and unit == "image" for e in events) or relation(events) == "replace":
+        if any(far > 2 for far in moves):
+            return math.inf, 1.0  # several images at once, replaced, under Poisson sampling: no bound here
+        epsilon = losses.replaced_within_unit(mechanisms, delta=delta)
         attack = losses.true_positive_rate_of_claim(
             epsilon, delta=delta, false_positive_rate=FALSE_POSITIVE_RATE
         )
         return epsilon, attack
-    loss = losses.composed([(e.mechanism, round(_factor(e, unit, images))) for e in events if e.mechanism])
+    loss = losses.composed(
+        [(m, round(far / m.sensitivity)) for far, m in zip(moves, mechanisms, strict=True)]
+    )
     only = events[0]
-    if len(events) == 1 and only.unit == unit and only.mechanism:
-        epsilon = spent(only.mechanism, delta=delta, accountant=only.accountant)  # type: ignore[arg-type]
+    if len(events) == 1 and only.unit == unit:
+        epsilon = spent(mechanisms[0], delta=delta, accountant=only.accountant)  # type: ignore[arg-type]
     else:
         epsilon = loss.get_epsilon_for_delta(delta)
     return epsilon, losses.true_positive_rate(loss, false_positive_rate=FALSE_POSITIVE_RATE)
 
 
-def _factor(event: Event, unit: Unit, images: int) -> float:
-    """By how much more one `unit` moves the sum than what the event's mechanism protects."""
-    if event.unit == unit:
-        return 1.0
-    if event.unit == "image":
-        return float(images)
-    return 2.0 / max(event.mechanism.sensitivity, 1.0)  # type: ignore[union-attr]
+def _moves(event: Event, *, unit: Unit, images: int, replaced: bool) -> float:
+    """How far one `unit` moves the clipped sum of the event's mechanism, in multiples of C."""
+    vectors = images if (event.unit, unit) == ("image", "patient") else 1
+    inside = (event.unit, unit) == ("patient", "image")  # of a patient who stays
+    return vectors * (2.0 if replaced or inside else 1.0)

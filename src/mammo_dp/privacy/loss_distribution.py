@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from mammo_dp.artifacts import Cache
+from mammo_dp.errors import UserError
 from mammo_dp.privacy.accounting import epsilon, opacus_epsilon
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon
@@ -23,7 +24,7 @@ FINEST = 1e-4  # grid of the privacy loss
 MIXTURE_POINTS = 10_000
 
 
-class AccountantsDisagree(RuntimeError):
+class AccountantsDisagree(UserError):
     """Two independent accountants give different epsilons for one mechanism: the claim cannot be trusted."""
 
 
@@ -113,6 +114,10 @@ def cross_check(mechanism: Mechanism, *, delta: float, cache: Cache) -> dict[str
 
 def compare(found: dict[str, float], *, tight: str) -> None:
     """Raise AccountantsDisagree if the epsilons of one mechanism contradict each other."""
+    if not math.isfinite(found["pld"]):
+        raise UserError(
+            "the second accountant cannot certify this mechanism at such a small delta; set privacy.delta=1e-12 or more"
+        )
     slack = max(TOLERANCE, 5e-4 * found["pld"])  # relative beyond epsilon 100: both work on grids
     low = [name for name, value in found.items() if value < found["pld"] - slack]
     if low or abs(found[tight] - found["pld"]) > slack:
@@ -140,12 +145,12 @@ def replaced_within_unit(mechanisms: list[Mechanism], *, delta: float) -> float:
             - math.log(delta)
         )
 
+    if two_steps(0.0) <= 0:
+        return 0.0
     high = 1.0
     while two_steps(high) > 0 and high < 600:
         high *= 2
-    first = 2 * brentq(two_steps, 0.0, high) if two_steps(0.0) > 0 > two_steps(high) else math.inf
-    if two_steps(0.0) <= 0:
-        first = 0.0
+    first = 2 * brentq(two_steps, 0.0, high) if two_steps(high) < 0 else math.inf
     return min(first, _given_the_coins(mechanisms, delta=delta))
 
 

@@ -19,7 +19,7 @@ def seeded_generator(seed: int, run: str, stream: str, device: torch.device | st
 
 
 def secure_generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose whole state comes from the operating system. Nobody can repeat it; do not save its state."""
+    """A generator seeded by the operating system: the whole state on a CPU, 63 bits elsewhere. Not to be saved."""
     return _generator(os.urandom(4 * WORDS), torch.device(device))
 
 
@@ -27,7 +27,7 @@ def _generator(material: bytes, device: torch.device) -> torch.Generator:
     """A generator from 4 * WORDS bytes.
 
     `manual_seed` of a CPU generator keeps 32 bits of its seed: whoever holds a candidate data set could try them all
-    and remove the noise. So the words of the state are filled instead. Other devices take 64 bits.
+    and remove the noise. So the words of the state are filled instead. Other devices take 63 bits.
     """
     generator = torch.Generator(device).manual_seed(int.from_bytes(material[:8], "big") >> 1)
     if device.type != "cpu":

@@ -4,6 +4,7 @@ import math
 
 from mammo_dp.privacy.events import Event
 from mammo_dp.privacy.ledger import FALSE_POSITIVE_RATE, Account, Ledger
+from mammo_dp.rounding import rounded_up
 
 UNIT = {"image": "image (one patch; a mammogram with several masses gives several)", "patient": "patient"}
 MEMBERSHIP = (
@@ -22,14 +23,15 @@ NEIGHBOURS = {
 }
 
 
+NOTHING_SHAPED = (
+    "Nothing here was estimated from private images; those that it holds are for their owner alone."
+)
+
+
 def statement(ledger: Ledger) -> str:
     """One paragraph. Without private sizes if the ledger has none (`Ledger.for_release`)."""
     worst = ledger.headline
-    parts = (
-        [_headline(ledger)]
-        if worst
-        else ["No private image shaped this artifact beyond what it holds itself."]
-    )
+    parts = [_headline(ledger) if worst else NOTHING_SHAPED]
     parts += [_account(account, ledger) for account in ledger.accounts if account is not worst]
     own = _own_mechanism(ledger)
     if worst and worst.unlimited and own:
@@ -38,7 +40,7 @@ def statement(ledger: Ledger) -> str:
         parts += [NEIGHBOURS[kind].format(unit=ledger.claimed) for kind in _adjacencies(ledger)]
     parts += _outside(ledger)
     if ledger.assumptions:
-        parts.append(f"The guarantee rests on this: {'; '.join(ledger.assumptions)}.")
+        parts.append(f"All this rests on: {'; '.join(ledger.assumptions)}.")
     if worst and not worst.unlimited:
         parts.append(
             "Every further release that saw the same patients, another seed included, adds to what is revealed."
@@ -64,7 +66,7 @@ def _headline(ledger: Ledger) -> str:
 
 
 def _account(account: Account, ledger: Ledger) -> str:
-    who = f"each {account.unit} of the {account.cohort} set"
+    who = f"each {account.unit} of the {account.cohort} set of {account.study}"
     if account.unlimited:
         return f"For {who}: no guarantee ({', '.join(account.unlimited)})."
     if account.epsilon is None:
@@ -111,7 +113,7 @@ def _attack(account: Account) -> str:
         return ""
     return (
         f"An attacker who accepts {100 * FALSE_POSITIVE_RATE:g} % false alarms recognises a member in at most "
-        f"{_rounded_up(100 * account.attack, digits=2)} % of cases."
+        f"{rounded_up(100 * account.attack, digits=2)} % of cases."
     )
 
 
@@ -132,13 +134,4 @@ def _listed(words: list[str]) -> str:
 
 
 def _number(epsilon: float | None) -> str:
-    return "unknown" if epsilon is None else _rounded_up(epsilon, digits=3)
-
-
-def _rounded_up(value: float, *, digits: int) -> str:
-    """To `digits` significant digits, never below the value: a bound must not be rounded down."""
-    if value <= 0 or math.isinf(value):
-        return f"{value:g}"
-    scale = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    above = math.ceil(value / scale - 1e-6) * scale
-    return f"{above:.0f}" if above >= 10**digits else f"{above:.{digits}g}"
+    return "unknown" if epsilon is None else rounded_up(epsilon)

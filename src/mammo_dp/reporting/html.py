@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mammo_dp.reporting import figures
 from mammo_dp.reporting.table1 import Study, frame
+from mammo_dp.rounding import rounded_up
 
 
 def page(all_studies: Sequence[Study], *, provenance: dict[str, Any]) -> str:
@@ -22,5 +23,5 @@ def page(all_studies: Sequence[Study], *, provenance: dict[str, Any]) -> str:
         for study in all_studies
     ]
     return environment.get_template("report.html.j2").render(
-        blocks=blocks, provenance=provenance, infinity=float("inf")
+        blocks=blocks, provenance=provenance, infinity=float("inf"), rounded_up=rounded_up
     )

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from mammo_dp.artifacts import Artifact, fingerprint
 from mammo_dp.reporting import paper
+from mammo_dp.rounding import rounded_up
 
 METRICS = {"auroc": "AUROC", "auprc_benign": "AUPRC"}
 SOURCES = {"cbis_ddsm": "CBIS-DDSM", "bcdr": "BCDR", "toy_cbis": "toy", "toy_bcdr": "toy external"}
@@ -23,6 +24,7 @@ class Run:
     """One finished classifier."""
 
     study: str  # fingerprint of everything but privacy, experiment and seed: what may stand in one table
+    setting: str  # fingerprint of everything but the seed: what may stand in one row
     title: str
     experiment: str
     epsilon: float
@@ -36,8 +38,10 @@ class Run:
     @classmethod
     def of(cls, artifact: Artifact) -> "Run":
         settings = json.loads(json.dumps(artifact.manifest["settings"]))
+        one_row = {key: value for key, value in settings.items() if key != "seed"}
+        every_input = {role: record["fingerprint"] for role, record in artifact.manifest["inputs"].items()}
         synthetic = settings.pop("synthetic", None)
-        if synthetic:
+        if synthetic is not None:
             synthetic["from"] = artifact.manifest["inputs"]["synthetic"]["artifact"].partition("/")[2]
         privacy, seed, experiment = settings.pop("privacy"), settings.pop("seed"), settings.pop("experiment")
         norm = settings["recipe"].pop("max_grad_norm", None)
@@ -47,6 +51,7 @@ class Run:
         study = fingerprint({**settings, "inputs": inputs, "version": artifact.manifest["stage_version"]})
         return cls(
             study=study,
+            setting=fingerprint({**one_row, "inputs": every_input}),
             title=f"{config.dataset.name}, {config.classifier.backbone}, recipe {config.recipe.name} ({study})",
             experiment=experiment,
             epsilon=float(privacy["epsilon"]),
@@ -76,8 +81,8 @@ def _privacy_words(privacy: dict[str, Any], norm: float | None, synthetic: dict[
             f"N {privacy['public_count']}",
             *([privacy["adjacency"]] if privacy["adjacency"] != "add_remove" else []),
         ]
-    if synthetic:
-        role = "" if privacy["epsilon"] == "inf" else f" {synthetic['role']}"
+    if synthetic is not None:
+        role = "".join(f" {synthetic[key]}" for key in ("role", "weight") if key in synthetic)
         words.append(f"synthetic images{role} ({synthetic['from']})")
     return ", ".join(words)
 
@@ -136,11 +141,11 @@ def studies(
         by_study.setdefault(run.study, []).append(run)
     found = []
     for members in by_study.values():
-        rows: dict[tuple[float, str, str], list[Run]] = {}
+        rows: dict[tuple[float, str, str, str], list[Run]] = {}
         for run in members:
-            rows.setdefault((run.epsilon, run.experiment, run.privacy), []).append(run)
+            rows.setdefault((run.epsilon, run.experiment, run.privacy, run.setting), []).append(run)
         ordered = sorted(
-            rows, key=lambda key: (key[0] != paper.INF, key[0], EXPERIMENTS.index(key[1]), key[2])
+            rows, key=lambda key: (key[0] != paper.INF, key[0], EXPERIMENTS.index(key[1]), *key[2:])
         )
         found.append(
             Study(
@@ -183,7 +188,7 @@ def frame(study: Study) -> pd.DataFrame:
                     line[f"paper {SOURCES[source]} {name}"] = _words(
                         paper.score(row.experiment, row.epsilon, source, metric)
                     )
-        line["end-to-end epsilon"] = f"{row.headline:.4g}"
+        line["end-to-end epsilon"] = rounded_up(row.headline, digits=4)
         line["privacy"] = row.privacy
         lines.append(line)
     return pd.DataFrame(lines)
@@ -207,7 +212,7 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
                             "epsilon": row.epsilon,
                             "privacy": row.privacy,
                             "end_to_end_epsilon": row.headline,
-                            "all_seeds_epsilon": row.seeds_together,
+                            "all_seeds_mechanism_epsilon": row.seeds_together,
                             "test_set": source,
                             "metric": metric,
                             "mean": ours[0],

@@ -5,21 +5,24 @@ function of the configuration and of the noisy sums that training released; no s
 state of private data is read on the way. `tests/privacy/test_non_interference.py` holds that.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, Store, file_identity, to_json
+from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, file_identity, to_json
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
-from mammo_dp.privacy.events import Event, Mechanism
+from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon
 from mammo_dp.privacy.statement import statement
 from mammo_dp.reporting.model_card import model_card
+from mammo_dp.rounding import rounded_up
 from mammo_dp.stages.train_classifier import WEIGHTS, model_record
 
 BUNDLE = "bundle"
@@ -31,32 +34,47 @@ MECHANISM_KEYS = (
 GROUPS = (2, 4, 8, 16)  # images of a patient for whom an image-level guarantee is re-read; fixed, not counted
 
 
+RELEASES = (
+    ".releases.jsonl"  # in the root of artifacts: every bundle ever built there, also those deleted since
+)
+
+
 def check_ledger(config: Config, ledger: Ledger) -> None:
-    """Refuse a bundle that would protect nobody, unless export.accept says that this is meant."""
-    accepted = config.export.accept
+    """Refuse a bundle that would protect nobody or, with earlier ones, more than privacy.require allows."""
+    accepted, privacy = config.export.accept, config.privacy
     if ledger.headline is not None and ledger.headline.unlimited and "no_guarantee" not in accepted:
         assert ledger.breaking is not None
         raise UserError(
-            f"this classifier has no end-to-end guarantee ({ledger.breaking.why}), so a bundle would protect nobody; "
-            "change that, or export it all the same with export.accept=[no_guarantee]: its statement says so"
+            f"this classifier has no end-to-end guarantee for the {ledger.breaking.cohort} patients of "
+            f"{ledger.breaking.study} ({ledger.breaking.why}); change that, or export it all the same with "
+            "export.accept=[no_guarantee]: its statement says so"
         )
-    if config.privacy.is_private and config.privacy.randomness == "seeded" and "seeded_noise" not in accepted:
+    if privacy.is_private and privacy.randomness == "seeded" and "seeded_noise" not in accepted:
         raise UserError(
             "this classifier's noise comes from a seed, and whoever learns it can remove the noise; train with "
             "privacy.randomness=secure, or export it all the same with export.accept=[seeded_noise]"
+        )
+    if config.warnings and "large_delta" not in accepted:
+        raise UserError(f"{config.warnings[0]}, or export it all the same with export.accept=[large_delta]")
+    total = _with_earlier(ledger, Path(config.outputs)).headline_epsilon
+    if privacy.require is not None and total > privacy.require:
+        raise UserError(
+            f"privacy.require={privacy.require:g} refuses this bundle: together with the bundles of the same patients "
+            f"that were built in {config.outputs}/ before, it reveals epsilon {rounded_up(total)} per {ledger.claimed}"
         )
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     classifier = inputs["classifier"]
     record = classifier.manifest["privacy"]
-    ledger = Ledger(
+    own = Ledger(
         events_of([record["ledger"]]),
         claimed=config.privacy.unit,
         delta=config.privacy.delta,
         cache=output.cache,
         assumptions=tuple(record["ledger"]["assumptions"]),
-    ).for_release()
+    )
+    ledger = own.for_release()
     tensors = load_file(classifier.path(WEIGHTS))
     settings = released_settings(config, output.cache)
     privacy = _privacy(config, record, ledger, output.cache)
@@ -70,20 +88,42 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     (folder / "privacy.json").write_text(to_json(privacy))
     (folder / "STATEMENT.md").write_text(f"# Privacy statement\n\n{privacy['statement']}\n")
     (folder / "README.md").write_text(model_card(settings, privacy))
-    together = _released_together(output, ledger, events_of([record["ledger"]]))
+    together = _with_earlier(own, output.folder.parents[1], register=True)
+    epsilon = together.headline_epsilon
+    scope = (
+        f"All bundles built in this folder of artifacts from the same patients reveal together at most epsilon "
+        f"{rounded_up(epsilon)} per {own.claimed}."
+    )
     return StageResult(
-        metrics={"files": len(list(folder.iterdir())), "bundles_of_these_patients": together["bundles"]},
-        summary=f"bundle: {folder}\n{privacy['statement']}\n{together['sentence']}".strip(),
-        manifest={"privacy": {"released_together": together}},
+        metrics={"files": len(list(folder.iterdir())), "epsilon_of_all_bundles": epsilon},
+        summary=f"bundle: {folder}\n{privacy['statement']}\n{scope}",
     )
 
 
+def _with_earlier(own: Ledger, root: Path, *, register: bool = False) -> Ledger:
+    """The events of this bundle and of every earlier one below `root` that saw the same patients.
+
+    `register` adds this one, before the artifact is finished: a bundle that was built may have left, whatever becomes
+    of its folder.
+    """
+    path = root / RELEASES
+    earlier = events_of(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else ()
+    if register and not set(own.events) <= set(earlier):
+        with path.open("a") as file:
+            file.write(json.dumps({"events": [event.to_dict() for event in own.events]}) + "\n")
+    studies = {event.study for event in own.events}
+    both = (*own.events, *(event for event in earlier if event.study in studies))
+    return replace(own, events=tuple(dict.fromkeys(both)))
+
+
 def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
-    """The configuration that may leave: no path, no seed, nothing of the machine."""
+    """The configuration that may leave: no path, no seed of training, nothing of the machine."""
     weights = config.classifier.weights_file
     public = {"imagenet": "imagenet", "none": "random"}.get(config.classifier.weights, "a file of its own")
     settings: dict[str, Any] = {
         "dataset": config.dataset.name,
+        "split": config.dataset.split,
+        "precision": config.runtime.precision,
         "experiment": config.experiment.name,
         "patches": config.patches.model_dump(),
         "classifier": config.classifier.model_dump(exclude={"cache_features"}) | {"weights": public},
@@ -95,7 +135,7 @@ def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
     if config.experiment.uses_synthetic:
         settings["synthetic"] = config.synthetic.model_dump(exclude={"root"})
     if not config.privacy.is_private:
-        settings["privacy"] = {"epsilon": "inf"}
+        settings["privacy"] = {"epsilon": "inf", "unit": config.privacy.unit}
     return settings
 
 
@@ -110,22 +150,3 @@ def _privacy(config: Config, record: Mapping[str, Any], ledger: Ledger, cache: C
             for n in GROUPS
         }
     return {**found, "ledger": ledger.to_dict(), "statement": statement(ledger)}
-
-
-def _released_together(output: Output, ledger: Ledger, own: tuple[Event, ...]) -> dict[str, Any]:
-    """What this bundle and those exported before reveal together of the same patients; for the owner alone."""
-    studies = {event.study for event in own}
-    store = Store(output.folder.parents[1])
-    earlier = [a for a in store.finished("export") if a.folder != output.folder]
-    events = [e for e in events_of(a.manifest["privacy"]["ledger"] for a in earlier) if e.study in studies]
-    bundles = 1 + sum(
-        any(e["study"] in studies for e in a.manifest["privacy"]["ledger"]["events"]) for a in earlier
-    )
-    whole = replace(ledger, events=tuple(dict.fromkeys((*own, *events))))
-    total = whole.headline_epsilon
-    sentence = (
-        f"Together, the {bundles} bundles of these patients reveal at most epsilon {total:.4g} per {ledger.claimed}."
-        if bundles > 1
-        else ""
-    )
-    return {"bundles": bundles, "epsilon": total, "sentence": sentence}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, file_identity, fingerprint, to_json
+from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, Store, digest, sha256, to_json
 from mammo_dp.config import Config
 from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
@@ -18,7 +19,7 @@ from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
-from mammo_dp.privacy.planning import Plan, make_plan
+from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages.extract_features import FEATURES
 from mammo_dp.training import device as devices
@@ -30,8 +31,11 @@ PREDICTIONS = "predictions.csv"
 
 
 def check(config: Config) -> None:
-    """Refuse a device that is not there, and weights that do not fit where the body runs at every step."""
+    """Refuse a device that is not there, a claim that two accountants do not agree on, and weights that do not fit."""
     devices.prepare(config.runtime)
+    if config.privacy.is_private:
+        cache = Store(Path(config.outputs)).cache
+        cross_check(private_mechanism(config, cache), delta=config.privacy.delta, cache=cache)
     if not config.classifier.cache_features:
         build_body(config.classifier)
 
@@ -55,9 +59,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         plan=plan,
         recipe=config.recipe,
         randomness=Randomness(
-            secure=config.privacy.randomness == "secure",
+            secure=config.privacy.is_private and config.privacy.randomness == "secure",
             seed=config.seed,
-            run=_run_identity(config, inputs, plan, output.cache),
+            run=_run_identity(inputs, output),
         ),
         device=device,
         public=public,
@@ -88,26 +92,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             "device": devices.describe(device),
         },
         most_images=max(images, default=None),
+        release=sha256(output.folder / WEIGHTS),
     )
 
 
-def _run_identity(config: Config, inputs: Mapping[str, Artifact], plan: Plan, cache: Cache) -> str:
-    """Of data and settings, so that no two different runs share noise; where features come from does not count."""
-    weights = config.classifier.weights_file
-    data = {role: inputs[role] for role in ("patches", "synthetic") if role in inputs}
-    return fingerprint(
-        {
-            "data": {role: (a.manifest["fingerprint"], a.content) for role, a in data.items()},
-            "experiment": config.experiment.name,
-            "synthetic": config.synthetic.model_dump(exclude={"root"}),
-            "classifier": config.classifier.model_dump(exclude={"weights", "cache_features"}),
-            "weights": config.classifier.weights if weights is None else file_identity(weights, cache),
-            "precision": config.runtime.precision,
-            "recipe": config.recipe.model_dump(),
-            "privacy": config.privacy.model_dump(exclude={"require"}),
-            "public_count": plan.public_count if plan.mechanism else None,
-        }
-    )
+def _run_identity(inputs: Mapping[str, Artifact], output: Output) -> str:
+    """Of data and settings, so that no two different runs share noise, and equal runs do. 64 hex digits."""
+    return digest({"run": output.identity, "inputs": {role: a.content_digest for role, a in inputs.items()}})
 
 
 def _features(
@@ -170,19 +161,22 @@ def _validation_rows(patches: PatchSet, config: Config) -> np.ndarray:
     on_real = config.validates_on_real
     rows = patches.rows("val") if on_real else _synthetic_rows(patches, config, held_out=True)
     if not 0 < patches.malignant[rows].sum() < len(rows):
+        whose = "this dataset" if on_real else "the held-out part of the synthetic images"
         raise UserError(
-            "recipe.select=best_val needs validation patches of both classes and this dataset has none; "
-            "use recipe.select=last or recipe.select=average"
+            f"recipe.select=best_val needs validation patches of both classes and {whose} has none; use "
+            f"recipe.select=last or recipe.select=average{'' if on_real else ', or a larger synthetic.val_fraction'}"
         )
     return rows
 
 
 def _images_per_patient(patches: PatchSet, config: Config) -> list[int]:
-    """Numbers of real training images of each patient, sorted; empty where no patient is known. Private."""
+    """Numbers of real training images of each patient, sorted; empty unless all patients are known. Private."""
     if not config.experiment.uses_real:
         return []
     patients = patches.patients[patches.rows("train")]
-    return sorted(np.unique(patients[patients != ""], return_counts=True)[1].tolist())
+    if (patients == "").any():
+        return []
+    return sorted(np.unique(patients, return_counts=True)[1].tolist())
 
 
 def _evaluate(patches: PatchSet, scores: Any, output: Output) -> dict[str, Any]:
@@ -234,7 +228,7 @@ def _privacy_record(config: Config, plan: Plan, *, cache: Cache) -> dict[str, An
     """What the manifest says of the training mechanism by itself; the ledger says what the whole run amounts to.
 
     The spent epsilon is that of the whole run even where an earlier epoch was selected: the choice looked at all of
-    them. Raises AccountantsDisagree if two independent accountants contradict each other.
+    them.
     """
     privacy, mechanism = config.privacy, plan.mechanism
     if mechanism is None:

@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class Randomness:
     """
 
     secure: bool
-    seed: int = 0
-    run: str = ""
+    seed: int
+    run: str
 
     def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
         if self.secure:
@@ -105,9 +105,18 @@ class HeadTrainer:
                 noise=self.noise_rng,
                 secure=randomness.secure,
             )
-            self.optimizer.attach_step_hook(lambda _: self._add_public())
+            if public is not None:
+                self.optimizer.attach_step_hook(lambda _: self._add_public())
         # what every step of a full batch reads: gathered once, since a fresh copy costs more than the arithmetic
-        self.same_rows = source.fixed and recipe.flips != "random" and isinstance(self.batches, FullBatch)
+        always = source.fixed and recipe.flips != "random"
+        self.same_rows = {
+            id(chosen_from)
+            for chosen_from, batches in (
+                (units, self.batches),
+                (public.units if public else None, self.public_batches),
+            )
+            if always and isinstance(batches, FullBatch)
+        }
         self.kept_rows: dict[Units, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.step_number = 0
         self.average: dict[str, torch.Tensor] = {
@@ -165,7 +174,7 @@ class HeadTrainer:
     def _kept_rows(
         self, units: Units, chosen: torch.Tensor, flips: torch.Generator
     ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        if not self.same_rows:
+        if id(units) not in self.same_rows:
             return self._rows(units, chosen, flips)
         if units not in self.kept_rows:
             self.kept_rows[units] = list(self._rows(units, chosen, flips))
@@ -188,8 +197,8 @@ class HeadTrainer:
         Post-processing of the noisy sum: (N g + w M h) / (N + w M), with M public images of weight w and their mean
         clipped gradient h. They are clipped as well so that both halves have one objective.
         """
-        if self.public is None or self.public_batches is None:
-            return
+        assert self.public is not None
+        assert self.public_batches is not None
         private = [parameter.grad for parameter in self.head.parameters()]
         chosen = self.public_batches.next()
         self.sum_gradients(self.public.units, chosen, flips=self.public_rng)
@@ -229,6 +238,7 @@ class HeadTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
         state = {
+            "plan": asdict(self.plan),
             "step": self.step_number,
             "head": self.head.state_dict(),
             "optimizer": self.inner.state_dict(),
@@ -243,6 +253,12 @@ class HeadTrainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
+        if state["plan"] != asdict(self.plan):
+            raise UserError(
+                "the checkpoint last.pt was written under another plan (noise, steps or N; perhaps by another version "
+                "of the accountants): its steps cannot be accounted together with new ones; run again with force=true"
+            )
         self.step_number = state["step"]
         self.head.load_state_dict(state["head"])
         self.inner.load_state_dict(state["optimizer"])
