@@ -48,10 +48,11 @@ def gradient_sum(
     if labels.shape != (units, rows):
         raise ValueError(f"{units} x {rows} features, labels of shape {tuple(labels.shape)}")
     inputs, outputs, logits = _forward(head, features)
-    losses = functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
-    )
-    output_grads = torch.autograd.grad(losses.sum() / rows, outputs)
+    classes = logits.shape[-1]
+    with torch.no_grad():  # of the cross entropy with smoothed labels, mean over rows
+        target = functional.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+        residual = (logits.softmax(dim=-1) - target) / rows
+    output_grads = torch.autograd.grad(logits, outputs, residual) if len(outputs) > 1 else (residual,)
     linear = [layer for layer in head if isinstance(layer, nn.Linear)]
     parts = [_LayerGradient.of(a, g) for a, g in zip(inputs, output_grads, strict=True)]
     check_units(units, (part.squared_norms for part in parts))
