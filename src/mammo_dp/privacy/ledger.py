@@ -57,10 +57,13 @@ class Ledger:
         found = {(e.study, e.cohort) for e in self.events if e.effect == "shapes_model"}
         return sorted(found, key=lambda pair: (pair[0], COHORTS.index(pair[1])))
 
+    def shaping(self, study: str, cohort: Cohort) -> list[Event]:
+        """The events of one cohort that the released model depends on."""
+        mine = [e for e in self.events if (e.study, e.cohort) == (study, cohort)]
+        return [e for e in mine if e.effect == "shapes_model"]
+
     def _account(self, study: str, cohort: Cohort, unit: Unit) -> Account:
-        events = [
-            e for e in self.events if (e.study, e.cohort) == (study, cohort) and e.effect == "shapes_model"
-        ]
+        events = self.shaping(study, cohort)
         unlimited = tuple(dict.fromkeys(e.what for e in events if e.mechanism is None))
         group = any(e.unit == "image" for e in events) and unit == "patient"
         epsilon: float | None
@@ -108,8 +111,7 @@ class Ledger:
         worst = self.headline
         if worst is None:
             return None
-        events = [e for e in self.events if (e.study, e.cohort) == (worst.study, worst.cohort)]
-        events = [e for e in events if e.effect == "shapes_model"]
+        events = self.shaping(worst.study, worst.cohort)
         return next((e for e in events if e.mechanism is None), events[0])
 
     def for_release(self) -> "Ledger":

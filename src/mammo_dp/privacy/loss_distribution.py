@@ -107,8 +107,8 @@ def cross_check(mechanism: Mechanism, *, delta: float, cache: Cache) -> dict[str
             "rdp": opacus_epsilon(mechanism, delta=delta, accountant="rdp"),
             "pld": pld_epsilon(mechanism, delta=delta, cache=cache),
         }
-        cache.put(found, *key)
-    compare(found, tight=tight)
+        compare(found, tight=tight)
+        cache.put(found, *key)  # none that contradict each other
     return {**found, "rdp_looseness": found["rdp"] - found["pld"]}
 
 

@@ -1,8 +1,5 @@
 """The ledger in plain English: one paragraph that a reviewer or a data-protection officer can hold the authors to."""
 
-import math
-
-from mammo_dp.privacy.events import Event
 from mammo_dp.privacy.ledger import FALSE_POSITIVE_RATE, Account, Ledger
 from mammo_dp.rounding import rounded_up
 
@@ -32,12 +29,10 @@ def statement(ledger: Ledger) -> str:
     """One paragraph. Without private sizes if the ledger has none (`Ledger.for_release`)."""
     worst = ledger.headline
     parts = [_headline(ledger) if worst else NOTHING_SHAPED]
-    parts += [_account(account, ledger) for account in ledger.accounts if account is not worst]
-    own = _own_mechanism(ledger)
-    if worst and worst.unlimited and own:
-        parts.append(own)
-    if any(account.epsilon not in (None, math.inf) for account in ledger.accounts) or own:
-        parts += [NEIGHBOURS[kind].format(unit=ledger.claimed) for kind in _adjacencies(ledger)]
+    parts += [_account(account) for account in ledger.accounts if account is not worst]
+    if worst and worst.unlimited:
+        parts += _own_mechanisms(ledger)
+    parts += [NEIGHBOURS[kind].format(unit=ledger.claimed) for kind in _adjacencies(ledger)]
     parts += _outside(ledger)
     if ledger.assumptions:
         parts.append(f"All this rests on: {'; '.join(ledger.assumptions)}.")
@@ -52,7 +47,7 @@ def _headline(ledger: Ledger) -> str:
     worst = ledger.headline
     assert worst is not None
     if worst.unlimited:
-        because = "; ".join(e.why for e in _shaping(ledger, worst) if e.mechanism is None)
+        because = "; ".join(e.why for e in ledger.shaping(worst.study, worst.cohort) if e.mechanism is None)
         return (
             f"End to end there is no privacy guarantee (epsilon = infinity) for the {worst.cohort} patients of "
             f"{worst.study}: {because}."
@@ -65,7 +60,7 @@ def _headline(ledger: Ledger) -> str:
     )
 
 
-def _account(account: Account, ledger: Ledger) -> str:
+def _account(account: Account) -> str:
     who = f"each {account.unit} of the {account.cohort} set of {account.study}"
     if account.unlimited:
         return f"For {who}: no guarantee ({', '.join(account.unlimited)})."
@@ -82,16 +77,15 @@ def _account(account: Account, ledger: Ledger) -> str:
     return f"For {who}: ({_number(account.epsilon)}, {account.delta:g}){images}."
 
 
-def _own_mechanism(ledger: Ledger) -> str:
-    """What the training mechanism by itself satisfies, where something else breaks the whole."""
-    parts = []
-    for event in ledger.events:
-        if event.mechanism is not None and event.effect == "shapes_model":
-            parts.append(
-                f"By itself, the {event.what} is ({_number(ledger.spent(event))}, {ledger.delta:g})-differentially "
-                f"private for each {event.unit} of the {event.cohort} set."
-            )
-    return " ".join(dict.fromkeys(parts))
+def _own_mechanisms(ledger: Ledger) -> list[str]:
+    """What each mechanism by itself satisfies, where something else breaks the whole."""
+    parts = [
+        f"By itself, the {event.what} is ({_number(ledger.spent(event))}, {ledger.delta:g})-differentially "
+        f"private for each {event.unit} of the {event.cohort} set."
+        for event in ledger.events
+        if event.mechanism is not None
+    ]
+    return list(dict.fromkeys(parts))
 
 
 def _outside(ledger: Ledger) -> list[str]:
@@ -115,14 +109,6 @@ def _attack(account: Account) -> str:
         f"An attacker who accepts {100 * FALSE_POSITIVE_RATE:g} % false alarms recognises a member in at most "
         f"{rounded_up(100 * account.attack, digits=2)} % of cases."
     )
-
-
-def _shaping(ledger: Ledger, account: Account) -> list[Event]:
-    return [
-        event
-        for event in ledger.events
-        if (event.study, event.cohort, event.effect) == (account.study, account.cohort, "shapes_model")
-    ]
 
 
 def _adjacencies(ledger: Ledger) -> list[str]:

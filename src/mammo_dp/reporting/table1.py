@@ -45,8 +45,7 @@ class Run:
             synthetic["from"] = artifact.manifest["inputs"]["synthetic"]["artifact"].partition("/")[2]
         privacy, seed, experiment = settings.pop("privacy"), settings.pop("seed"), settings.pop("experiment")
         norm = settings["recipe"].pop("max_grad_norm", None)
-        real = {k: v for k, v in artifact.manifest["inputs"].items() if not k.startswith("synthetic")}
-        inputs = {role: record["fingerprint"] for role, record in real.items()}
+        inputs = {role: value for role, value in every_input.items() if not role.startswith("synthetic")}
         config: Any = OmegaConf.load(artifact.path("config.yaml"))
         study = fingerprint({**settings, "inputs": inputs, "version": artifact.manifest["stage_version"]})
         return cls(
@@ -95,9 +94,7 @@ class Row:
     epsilon: float
     privacy: str
     runs: tuple[Run, ...]
-    seeds_together: float | None = (
-        None  # epsilon of the training mechanisms of all its seeds, released together
-    )
+    seeds_together: float | None = None  # epsilon of all its seeds' training mechanisms, released together
 
     @property
     def headline(self) -> float:

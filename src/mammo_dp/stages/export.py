@@ -32,11 +32,7 @@ MECHANISM_KEYS = (
     "accountant", "accountants", "max_grad_norm", "public_count", "randomness", "warnings",
 )  # fmt: skip
 GROUPS = (2, 4, 8, 16)  # images of a patient for whom an image-level guarantee is re-read; fixed, not counted
-
-
-RELEASES = (
-    ".releases.jsonl"  # in the root of artifacts: every bundle ever built there, also those deleted since
-)
+RELEASES = ".releases.jsonl"  # in the root of artifacts: every bundle ever built, also those deleted since
 
 
 def check_ledger(config: Config, ledger: Ledger) -> None:
@@ -88,8 +84,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     (folder / "privacy.json").write_text(to_json(privacy))
     (folder / "STATEMENT.md").write_text(f"# Privacy statement\n\n{privacy['statement']}\n")
     (folder / "README.md").write_text(model_card(settings, privacy))
-    together = _with_earlier(own, output.folder.parents[1], register=True)
-    epsilon = together.headline_epsilon
+    epsilon = _with_earlier(own, output.folder.parents[1], register=True).headline_epsilon
     scope = (
         f"All bundles built in this folder of artifacts from the same patients reveal together at most epsilon "
         f"{rounded_up(epsilon)} per {own.claimed}."

@@ -48,9 +48,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     source, width = _features(config, patches, inputs, device)
     units, public = training_units(patches, config)
     plan = make_plan(config, units=len(units), cache=output.cache)
-    record = _privacy_record(
-        config, plan, cache=output.cache
-    )  # before the first step: it may refuse the claim
+    record = _privacy_record(config, plan, cache=output.cache)
     trainer = HeadTrainer(
         build_head(config.recipe, features=width, seed=config.seed),
         source,

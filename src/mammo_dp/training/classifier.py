@@ -109,14 +109,8 @@ class HeadTrainer:
                 self.optimizer.attach_step_hook(lambda _: self._add_public())
         # what every step of a full batch reads: gathered once, since a fresh copy costs more than the arithmetic
         always = source.fixed and recipe.flips != "random"
-        self.same_rows = {
-            id(chosen_from)
-            for chosen_from, batches in (
-                (units, self.batches),
-                (public.units if public else None, self.public_batches),
-            )
-            if always and isinstance(batches, FullBatch)
-        }
+        sets = [(units, self.batches), *([(public.units, self.public_batches)] if public else [])]
+        self.same_rows = {of for of, batches in sets if always and isinstance(batches, FullBatch)}
         self.kept_rows: dict[Units, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.step_number = 0
         self.average: dict[str, torch.Tensor] = {
@@ -174,7 +168,7 @@ class HeadTrainer:
     def _kept_rows(
         self, units: Units, chosen: torch.Tensor, flips: torch.Generator
     ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        if id(units) not in self.same_rows:
+        if units not in self.same_rows:
             return self._rows(units, chosen, flips)
         if units not in self.kept_rows:
             self.kept_rows[units] = list(self._rows(units, chosen, flips))
