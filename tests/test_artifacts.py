@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from mammo_dp.artifacts import Mask, Store, fingerprint, to_json, tree_identity, write_atomic
+from mammo_dp.artifacts import Mask, Store, fingerprint, to_json, tree_identity, walk_files, write_atomic
 from mammo_dp.errors import UserError
 
 
@@ -86,3 +86,26 @@ def test_write_atomic_leaves_no_temporary(tmp_path):
     write_atomic(tmp_path / "f", "a")
     write_atomic(tmp_path / "f", "b")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_walk_survives_circles_and_locked_folders(tmp_path, monkeypatch):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a/b/file").write_text("x")
+    os.symlink(tmp_path / "a", tmp_path / "a/b/up")
+    os.symlink("self", tmp_path / "self")
+
+    def scandir(folder, scan=os.scandir):
+        if str(folder).endswith("locked"):  # tests may run as root, who may enter anything
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path)] == ["a/b/file"]
+
+
+def test_mask_of_confidential_data_takes_what_follows_the_path():
+    mask = Mask.of({"dataset.root": "/secret/clinic"}, confidential=True)
+    assert mask("cannot open '/secret/clinic/Jane Doe/1.dcm': no") == "cannot open '<dataset.root>': no"
+    assert mask("dataset.root=/secret/clinic seed=1") == "dataset.root=<dataset.root> seed=1"
+    assert Mask.of({"dataset.root": "/secret/clinic"})("/secret/clinic/1.dcm") == "<dataset.root>/1.dcm"

@@ -52,10 +52,12 @@ def test_epsilon_inf_is_not_private():
 
 def test_private_run_needs_a_published_count():
     with pytest.raises(UserError, match=r"privacy\.public_count"):
-        config_of("dataset.public_count=null")
+        config_of("stage=train_classifier", "dataset.public_count=null")
     assert config_of("dataset.public_count=null", "privacy.public_count=900").public_count == 900
     with pytest.raises(UserError, match=r"privacy\.public_count"):
-        config_of("dataset=release", "dataset.split=official", "dataset.val_fraction=0.1")
+        config_of(
+            "stage=train_classifier", "dataset=release", "dataset.split=official", "dataset.val_fraction=0.1"
+        )
     assert config_of("dataset=cbis_ddsm", "dataset.split=official").public_count == 1120  # 85 % of 1318
     assert config_of("privacy.unit=patient").public_count == 578
     assert config_of("dataset.public_count=null", "privacy.epsilon=inf").public_count is None
@@ -101,3 +103,16 @@ def test_pooled_synthetic_images_count_and_public_ones_do_not():
     assert config_of(*words).public_count == 4104
     assert config_of(*words, "synthetic.role=public").public_count == 1104
     assert config_of(*words, "privacy.unit=patient").public_count == 3578
+
+
+def test_published_counts_are_those_of_masses():
+    """1104 images must not be taken for the number of calcifications."""
+    for abnormality in ("calc", "all"):
+        assert config_of(f"dataset.abnormality={abnormality}").public_count is None
+        with pytest.raises(UserError, match=r"privacy\.public_count"):
+            config_of("stage=train_classifier", f"dataset.abnormality={abnormality}")
+    assert config_of("dataset.abnormality=all", "privacy.public_count=2000").public_count == 2000
+
+
+def test_custom_data_needs_no_count_before_it_trains():
+    assert config_of("stage=extract_patches", "dataset=custom").public_count is None

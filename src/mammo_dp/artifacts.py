@@ -30,6 +30,7 @@ SCHEMA_VERSION = 2  # raised when manifests say other things; older artifacts ar
 MANIFEST = "manifest.json"
 ERROR = "error.txt"
 INPUTS = "inputs.json"
+UNFINISHED = ("last.pt", "done.jsonl", ERROR)  # what a run keeps to resume from, and drops at its end
 ASIDE = ("config.yaml", "log.jsonl", INPUTS)  # what may differ between two builds of the same thing
 PACKAGES = (
     "mammo-dp",
@@ -152,17 +153,27 @@ def tree_identity(root: Path) -> str:
 
 
 def walk_files(root: Path) -> Iterator[Path]:
-    """All files below `root` in sorted order, links followed, each real folder entered once on a way down."""
+    """All files below `root` in sorted order, links followed, each real folder entered once on a way down.
+
+    Hidden files, folders that may not be read and links that lead nowhere are passed over.
+    """
 
     def descend(folder: str, ancestors: frozenset[str]) -> Iterator[Path]:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            return  # not for us to read; who needs a file in it will miss it and say so
         for entry in entries:
-            if entry.is_dir():
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:
+                continue  # a link that leads to itself
+            if is_folder:
                 real = os.path.realpath(entry.path)
                 if real not in ancestors:
                     yield from descend(entry.path, ancestors | {real})
-            elif entry.is_file() and not entry.name.startswith("."):
+            elif is_file and not entry.name.startswith("."):
                 yield Path(entry.path)
 
     if root.is_dir():
@@ -250,9 +261,7 @@ class Output:
 
     def finish(self, manifest: Mapping[str, Any]) -> Artifact:
         """Record every file of the folder and write the manifest, last and atomically."""
-        for leftover in ("last.pt", ERROR):
-            (self.folder / leftover).unlink(missing_ok=True)
-        files = [path for path in walk_files(self.folder) if path.name != MANIFEST]
+        files = [path for path in walk_files(self.folder) if path.name not in (MANIFEST, *UNFINISHED)]
         outputs = {
             path.relative_to(self.folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
             for path in files
@@ -271,6 +280,8 @@ class Output:
             **environment(),
         }
         write_atomic(self.folder / MANIFEST, to_json(content))
+        for leftover in UNFINISHED:  # not before: a run that is killed here has nothing to do again
+            (self.folder / leftover).unlink(missing_ok=True)
         return Artifact(self.folder, json.loads(to_json(content)))
 
 
@@ -362,30 +373,46 @@ class Store:
         return Output(folder, self.cache)
 
 
-def write_error(folder: Path, *, overrides: list[str], mask: "Mask") -> None:
-    """Leave error.txt with the traceback of the exception in flight and the overrides that led to it."""
-    text = f"overrides: {' '.join(overrides)}\n\n{traceback.format_exc()}"
-    write_atomic(folder / ERROR, mask(text))
+def write_error(
+    folder: Path, error: Exception, *, overrides: list[str], mask: "Mask", confidential: bool
+) -> None:
+    """Leave error.txt with the traceback of `error` and the overrides that led to it.
+
+    Of `confidential` data, only our own sentences are kept: what a library says may quote a name.
+    """
+    if confidential:
+        message = (
+            str(error) if isinstance(error, UserError) else "message left out: it may quote confidential data"
+        )
+        told = f"{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {message}"
+    else:
+        told = "".join(traceback.format_exception(error))
+    write_atomic(folder / ERROR, mask(f"overrides: {' '.join(overrides)}\n\n{told}"))
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Replaces paths of outside data by the key that named them, for every text that is kept."""
+    """Replaces paths of outside data by the key that named them, for every text that is kept.
+
+    Of confidential data, what follows the path goes too: names of files may name patients.
+    """
 
     paths: tuple[tuple[str, str], ...]  # (path, key), longest path first
+    confidential: bool = False
 
     @classmethod
-    def of(cls, keys: Mapping[str, str]) -> "Mask":
+    def of(cls, keys: Mapping[str, str], *, confidential: bool = False) -> "Mask":
         """`keys` maps a configuration key to the path it holds."""
         pairs = {}
         for key, path in keys.items():
             forms = (path, os.path.abspath(path), os.path.realpath(path))
             pairs |= {form: key for form in forms if form.strip("./")}  # "." and "/" stand in any text
-        return cls(tuple(sorted(pairs.items(), key=lambda pair: -len(pair[0]))))
+        return cls(tuple(sorted(pairs.items(), key=lambda pair: -len(pair[0]))), confidential)
 
     def __call__(self, text: str) -> str:
+        below = r"(?:/[^\n'\":]*)?" if self.confidential else ""
         for path, key in self.paths:
-            text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w-])", f"<{key}>", text)
+            text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w-]){below}", f"<{key}>", text)
         return text
 
 

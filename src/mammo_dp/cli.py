@@ -31,7 +31,7 @@ stages
 {stages}
 
 common settings
-  dataset=toy|release|cbis_ddsm|cbis_bcdr   dataset.root=FOLDER   classifier=swin_t|mobilenetv2|swin_micro
+  dataset=toy|release|cbis_ddsm|cbis_bcdr|custom   dataset.root=FOLDER   classifier=swin_t|mobilenetv2|swin_micro
   classifier.weights=imagenet|none|FILE     recipe=paper|dp_gd    privacy.epsilon=6 (inf: not private)   seed=42
   experiment=real|syn|real_syn (with synthetic=release)          privacy.unit=image|patient
   privacy.require=EPS (refuse a run whose end-to-end epsilon would exceed it)   privacy.randomness=secure

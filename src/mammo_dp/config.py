@@ -33,10 +33,12 @@ class Section(BaseModel):
 class Source(Section):
     """One collection of images inside a dataset."""
 
-    reader: Literal["cbis_ddsm", "bcdr", "release"]
+    reader: Literal["cbis_ddsm", "bcdr", "release", "custom"]
     root: str  # folder; relative to dataset.root, or absolute
     role: Literal["development", "external"]  # development: split into train, val, test; external: test only
     optional: bool = False  # its folder may be absent
+    licence: str = ""  # for the data card
+    citation: str = ""  # for the data card
 
 
 class PublicCount(Section):
@@ -63,13 +65,28 @@ class Dataset(Section):
     population: str = Field(min_length=1)  # whose images: the same word for data sets of the same patients
     root: str | None  # folder of the raw data
     sources: dict[str, Source] = Field(min_length=1)
-    split: Split
+    split: Split  # official: as the source states it
     val_fraction: float = Field(ge=0, lt=1)  # of the patients of the official training set
+    test_fraction: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # of the patients for whom the source states no split
     split_seed: int = Field(ge=0)
+    abnormality: Literal["mass", "calc", "all"]
+    # copies of a lesion: all stay; one stays; one stays, and none where their labels contradict each other
+    duplicates: Literal["keep", "drop", "drop_conflicts"]
     max_skipped: float = Field(ge=0, le=1)  # fraction of rows without a patch above which extraction fails
+    table: str | None = None  # of custom data: file name in the source's folder, or absolute
+    pseudonyms: str | None = (
+        None  # of custom data: file that keeps the patients' pseudonyms; None: beside the table
+    )
     # by split; of the official one before validation patients are set aside
     public_count: dict[Split, PublicCount] | None
     toy: Toy | None = None
+
+    @property
+    def is_confidential(self) -> bool:
+        """Whether names of files may name patients, and messages of libraries quote them."""
+        return any(source.reader == "custom" for source in self.sources.values())
 
 
 class Patches(Section):
@@ -202,6 +219,7 @@ class Runtime(Section):
     """Where and how fast; only `precision` can change a result."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int | None = Field(gt=0)  # processes that cut patches; None: one a core, up to 8
     threads: int | None = Field(gt=0)  # of torch; None: its own choice
     precision: Literal["float32", "bfloat16"]  # of the backbone's forward pass
     batch_size: int = Field(gt=0)  # images a forward pass of the backbone
@@ -241,7 +259,7 @@ class Config(Section):
 
     def _published_count(self) -> int | None:
         counts = (self.dataset.public_count or {}).get(self.dataset.split)
-        if counts is None:
+        if counts is None or self.dataset.abnormality != "mass":  # the published numbers are those of masses
             return None
         kept = 1 - self.dataset.val_fraction if self.dataset.split == "official" else 1.0
         return round(kept * getattr(counts, self.privacy.unit))
@@ -317,7 +335,7 @@ class Config(Section):
                 "experiment=syn trains on no private image, so there is nothing for privacy.epsilon to limit; set "
                 "privacy.epsilon=inf (the ledger says whom the generator has seen)"
             )
-        if self.public_count is None:
+        if self.public_count is None and self.stage in ("train_classifier", "export"):
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "
                 "privacy.public_count=N, or privacy.epsilon=inf"

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mammo_dp import artifacts
 from mammo_dp.artifacts import Cache, Store
 from mammo_dp.config import Config
-from mammo_dp.data.sources import source_folders, synthetic_folder, toy_identity
+from mammo_dp.data.sources import source_folders, synthetic_folder, table_of, toy_identity
 from mammo_dp.errors import UserError
 from mammo_dp.privacy.events import Event
 
@@ -56,9 +57,11 @@ def _dataset_settings(config: Config) -> dict[str, Any]:
         "name": data.name,
         "sources": {name: {"reader": s.reader, "role": s.role} for name, s in data.sources.items()},
         "split": data.split,
+        "abnormality": data.abnormality,
+        "duplicates": data.duplicates,
     }
-    if data.split == "official":
-        settings |= {"val_fraction": data.val_fraction, "split_seed": data.split_seed}
+    if data.split == "official" or data.abnormality != "mass":
+        settings |= data.model_dump(include={"val_fraction", "test_fraction", "split_seed"})
     return settings
 
 
@@ -75,7 +78,7 @@ def _raw_data(config: Config, store: Store) -> dict[str, str]:
                 continue
             raise UserError(_no_data(config, name, folder, "does not exist"))
         try:
-            identities[name] = artifacts.tree_identity(folder)
+            identities[name] = _identity(config, folder, source.reader)
         except FileNotFoundError:
             if not source.optional:
                 raise UserError(_no_data(config, name, folder, "holds no files")) from None
@@ -85,6 +88,14 @@ def _raw_data(config: Config, store: Store) -> dict[str, str]:
             f"({', '.join(s.root for s in data.sources.values())}); set dataset.root to the folder that does"
         )
     return identities
+
+
+def _identity(config: Config, folder: Path, reader: str) -> str:
+    if reader != "custom":
+        return artifacts.tree_identity(folder)
+    from mammo_dp.data.readers import custom  # loads numpy
+
+    return custom.identity(table_of(config.dataset, folder))
 
 
 def _no_data(config: Config, source: str, folder: Any, fault: str) -> str:
@@ -242,7 +253,7 @@ STAGES: dict[str, Stage] = {
             name="extract_patches",
             summary="raw mammograms or published patches -> 128x128 mass patches and their index",
             module="mammo_dp.stages.extract_patches",
-            version=1,
+            version=2,
             groups=("dataset", "patches"),
             label=lambda config: f"{config.dataset.name}-{config.dataset.split}",
             settings=lambda config: {

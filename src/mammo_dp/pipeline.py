@@ -237,7 +237,8 @@ def _built(node: Node, overrides: list[str], announce: Callable[[str], None]) ->
 
 
 def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fresh: bool) -> Artifact:
-    mask = Mask.of(outside_paths(node.config))
+    confidential = node.config.dataset.is_confidential
+    mask = Mask.of(outside_paths(node.config), confidential=confidential)
     content = {role: artifact.content for role, artifact in inputs.items()}
     yaml = _to_yaml(node.config, mask)
     output = node.store.begin(node.folder, config_yaml=yaml, inputs=content, fresh=fresh)
@@ -263,7 +264,7 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
             }
         )
     except Exception as error:
-        artifacts.write_error(node.folder, overrides=overrides, mask=mask)
+        artifacts.write_error(node.folder, error, overrides=overrides, mask=mask, confidential=confidential)
         error.add_note(f"error.txt is in {node.folder}")  # of the node that failed, perhaps an input
         raise
 
@@ -287,11 +288,20 @@ def _input_record(artifact: Artifact) -> dict[str, Any]:
 
 
 def outside_paths(config: Config) -> dict[str, str]:
-    """The configuration's keys that hold a path of outside data, with that path."""
-    paths = {f"dataset.sources.{name}.root": s.root for name, s in config.dataset.sources.items()}
-    paths = {key: path for key, path in paths.items() if Path(path).is_absolute()}
-    if config.dataset.root is not None:
-        paths["dataset.root"] = config.dataset.root
+    """The configuration's keys that hold a path of outside data, with that path.
+
+    Names that only lie below another path say nothing, but for those of confidential data.
+    """
+    data = config.dataset
+    paths = {f"dataset.sources.{name}.root": source.root for name, source in data.sources.items()}
+    paths |= {"dataset.table": data.table or "", "dataset.pseudonyms": data.pseudonyms or ""}
+    paths = {
+        key: path
+        for key, path in paths.items()
+        if Path(path).is_absolute() or (data.is_confidential and path.strip("./"))
+    }
+    if data.root is not None:
+        paths["dataset.root"] = data.root
     if config.classifier.weights_file is not None and not config.classifier.weights.startswith("pkg:"):
         paths["classifier.weights"] = config.classifier.weights
     if config.synthetic.root is not None and Path(config.synthetic.root).is_absolute():

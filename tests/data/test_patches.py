@@ -1,9 +1,10 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_dp.data.patches import Box, box_of_mask, box_of_outline, cut, resize, window
+from mammo_dp.data.patches import Box, cut, region_of_mask, region_of_outline, resize, window
 
 
 @settings(max_examples=300, deadline=None)
@@ -53,17 +54,47 @@ def test_padding_is_a_reflection():
 
 
 def test_largest_blob_ignores_specks():
-    mask = np.zeros((100, 100), bool)
-    mask[20:40, 30:60] = True
-    mask[90, 90] = True
-    assert box_of_mask(mask, largest_blob=True) == Box(30, 20, 60, 40)
-    assert box_of_mask(mask, largest_blob=False) == Box(30, 20, 91, 91)
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:40, 30:60] = 1
+    mask[90, 90] = 1
+    box, outline = region_of_mask(mask, largest_blob=True)
+    assert box == Box(30, 20, 60, 40)
+    assert sorted(map(tuple, outline)) == [(30, 20), (30, 39), (59, 20), (59, 39)]
+    assert region_of_mask(mask, largest_blob=False)[0] == Box(30, 20, 91, 91)
     with pytest.raises(ValueError, match="marks nothing"):
-        box_of_mask(np.zeros((9, 9), bool), largest_blob=True)
+        region_of_mask(np.zeros((9, 9), np.uint8), largest_blob=True)
 
 
-def test_box_of_outline():
+def test_closing_joins_what_a_scratch_parts():
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:40, 30:60] = 1
+    mask[30] = 0  # one dark row
+    assert region_of_mask(mask, largest_blob=True)[0] == Box(30, 20, 60, 40)
+    mask[29:33] = 0  # four are two blobs
+    assert region_of_mask(mask, largest_blob=True)[0] == Box(30, 20, 60, 29)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.01, 0.6))
+def test_largest_blob_agrees_with_the_whole_image(seed, share):
+    """Only what is marked is looked at; the same steps over the whole image find the same box."""
+    mask = (np.random.default_rng(seed).random((30, 40)) < share).astype(np.uint8)
+    mask[0, 0] = 1
+    padded = np.pad(mask, 5)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
+    x, y, width, height, area = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
+    if (stats[1:, cv2.CC_STAT_AREA] == area).sum() == 1:
+        expected = Box(x - 5, y - 5, x - 5 + width, y - 5 + height)
+        assert region_of_mask(mask, largest_blob=True)[0] == expected
+
+
+def test_region_of_outline():
     points = np.array([[3, 4], [10, 4], [10, 9]])
-    assert box_of_outline(points, shape=(50, 50)) == Box(3, 4, 11, 10)
-    with pytest.raises(ValueError, match="outside"):
-        box_of_outline(points + 100, shape=(50, 50))
+    assert region_of_outline(points, shape=(50, 50), must_fit=True)[0] == Box(3, 4, 11, 10)
+    assert region_of_outline(points - (6, 0), shape=(50, 50), must_fit=False)[0] == Box(0, 4, 5, 10)
+    for shift in (100, -8, 45):
+        with pytest.raises(ValueError, match="outside"):
+            region_of_outline(points + shift, shape=(50, 50), must_fit=False)
+    with pytest.raises(ValueError, match="reaches outside"):
+        region_of_outline(points - (5, 0), shape=(50, 50), must_fit=True)

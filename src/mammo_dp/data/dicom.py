@@ -1,32 +1,119 @@
-"""DICOM files: what the header says and the pixels as stored."""
+"""DICOM files: what the header says, and the grey values of one image.
 
+Nothing that pydicom says about a file is passed on: its messages can quote names of patients and paths.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
+from pydicom.uid import RLELossless
 
 
-def bits_allocated(path: Path) -> int | None:
-    """Bits a pixel from the header alone; None if the file is no DICOM file."""
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["BitsAllocated"])
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError):
-        return None
-    return header.get("BitsAllocated")
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its pixels; empty or 0 where it does not."""
+
+    series: str
+    instance: str  # SOPInstanceUID: one for all copies of the same file
+    bits: int  # allocated, a pixel
+    rows: int
+    columns: int
+    description: str  # of the series
 
 
-def pixels(path: Path) -> np.ndarray:
-    """(height, width) array of stored values. Raises ValueError if the file holds no single grey image."""
-    try:
-        array = pydicom.dcmread(path).pixel_array
-    except (
-        pydicom.errors.InvalidDicomError,
-        AttributeError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise ValueError(f"not a readable DICOM image ({error})") from error
-    if array.ndim != 2:
+def is_dicom(data: bytes) -> bool:
+    """Whether a file's first bytes (132 are enough) are those of a DICOM file."""
+    return data[128:132] == b"DICM"
+
+
+def read_header(path: Path) -> Header | None:
+    """The header alone, or None if there is none that can be read."""
+    with _quiet():
+        try:
+            found = pydicom.dcmread(path, stop_before_pixels=True)
+            texts = (str(found.get(f"{key}InstanceUID") or "").strip() for key in ("Series", "SOP"))
+            sizes = (int(found.get(key) or 0) for key in ("BitsAllocated", "Rows", "Columns"))
+            return Header(*texts, *sizes, str(found.get("SeriesDescription") or ""))
+        except Exception:  # whatever pydicom raises over a damaged file
+            return None
+
+
+def stored_values(data: bytes) -> tuple[np.ndarray, pydicom.Dataset]:
+    """(height, width) array as stored, and the header. Raises ValueError with the reason."""
+    if not is_dicom(data):
+        raise ValueError("not a DICOM file")
+    with _quiet():
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(data))
+            frames, samples = (
+                int(dataset.get("NumberOfFrames") or 1),
+                int(dataset.get("SamplesPerPixel") or 1),
+            )
+            syntax = dataset.file_meta.TransferSyntaxUID
+        except Exception:
+            raise ValueError("damaged DICOM header") from None
+        if frames > 1:
+            raise ValueError(f"multi-frame DICOM ({frames} frames); give one file a frame")
+        if samples > 1 or "PALETTE" in str(dataset.get("PhotometricInterpretation")):
+            raise ValueError("colour DICOM; a grey image is needed")
+        if "PixelData" not in dataset:
+            raise ValueError("DICOM file without pixels")
+        try:
+            array = dataset.pixel_array
+        except Exception:
+            raise ValueError(_why_not_decoded(syntax)) from None
+    if array.ndim != 2 or not array.size:
         raise ValueError(f"DICOM image of shape {array.shape}; a single grey image is needed")
-    return array
+    return array, dataset
+
+
+def displayed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """`values` as they are meant to be seen: rescaled, through the first VOI LUT or window, MONOCHROME1 inverted.
+
+    Each value is mapped by itself, so a table of values can stand for an image. Raises ValueError with the reason.
+    """
+    with _quiet():
+        try:
+            shown = apply_voi_lut(apply_modality_lut(values, dataset), dataset, index=0)
+        except Exception:
+            raise ValueError("damaged rescale, window or VOI LUT") from None
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        shown = -shown.astype(np.float64)
+    if not np.isfinite(shown).all():
+        raise ValueError("rescale or window gives values that are not numbers")
+    return shown
+
+
+def _why_not_decoded(syntax: pydicom.uid.UID) -> str:
+    if not syntax.is_compressed or syntax == RLELossless:
+        return "damaged or truncated pixels"
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    name = f"{syntax.name} ({syntax})"
+    if available:
+        return f"pixels that the decoder of {name} refuses: damaged, or of an unusual depth"
+    return f"compressed as {name}, for which no decoder is installed; add python-gdcm, or convert the file"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pydicom's warnings, which quote values, out of every log."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mammo_dp.artifacts import Artifact
 from mammo_dp.data.patches import Box
+from mammo_dp.data.pseudonyms import PSEUDONYM
 from mammo_dp.data.records import Lesion
 
 INDEX = "index.csv"
@@ -59,9 +60,13 @@ class PatchSet:
 
     @property
     def patients(self) -> np.ndarray:
-        """(n,) str that tells patients apart, also those of two sources that share an id; empty where not known."""
-        known = self.index["patient"] != ""
-        return np.where(known, self.index["source"] + "/" + self.index["patient"], "")
+        """(n,) str that tells patients apart, also those of two sources that share an id; empty where not known.
+
+        Pseudonyms are random, so one that stands under two sources of a custom table is one patient.
+        """
+        patient = self.index["patient"]
+        of_source = np.where(patient.str.fullmatch(PSEUDONYM), patient, self.index["source"] + "/" + patient)
+        return np.where(patient != "", of_source, "")
 
     def rows(self, split: str, source: str | None = None) -> np.ndarray:
         """Positions of a split's patches, of one source or of all, in index order."""
@@ -75,31 +80,29 @@ def _read_png(artifact: Artifact, name: str) -> np.ndarray:
     return cv2.imread(str(artifact.path(name)), cv2.IMREAD_GRAYSCALE)  # type: ignore[return-value]
 
 
-def write_patch(
-    number: int,
-    lesion: Lesion,
-    patch: np.ndarray,
-    box: Box,
-    digest: str,
-    *,
-    source: str,
-    split: str,
-    folder: Path,
+def patch_name(number: int, *, source: str, split: str, malignant: bool) -> str:
+    """Where the PNG of a patch lies in its artifact."""
+    return f"{source}/{split}/{'malignant' if malignant else 'benign'}/{number:05d}.png"
+
+
+def write_png(path: Path, png: bytes) -> None:
+    """Write an encoded patch, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png)
+
+
+def index_row(
+    name: str, lesion: Lesion, box: Box, source_sha256: str, *, source: str, split: str
 ) -> dict[str, object]:
-    """Write a patch as PNG below `folder` and return its row of the index."""
-    label = "malignant" if lesion.malignant else "benign"
-    name = f"{source}/{split}/{label}/{number:05d}.png"
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(folder / name), patch):
-        raise OSError(f"could not write {name}; is the disk full?")
-    kept = {k: v for k, v in lesion.__dict__.items() if k not in ("row", "image_path", "region")}
+    """The row of a patch in the index."""
+    row = {key: value for key, value in lesion.__dict__.items() if key in INDEX_COLUMNS}
     coordinates = {f"box_{corner}": value for corner, value in asdict(box).items()}
     return {
+        **row,
+        **coordinates,
         "patch": name,
         "source": source,
-        **kept,
         "split": split,
         "malignant": int(lesion.malignant),
-        **coordinates,
-        "source_sha256": digest,
+        "source_sha256": source_sha256,
     }

@@ -24,30 +24,55 @@ class Box:
         return self.y1 - self.y0
 
 
-def box_of_mask(mask: np.ndarray, *, largest_blob: bool) -> Box:
-    """Bounding box of what a (height, width) bool mask marks: its largest connected blob, or all of it.
+def region_of_mask(mask: np.ndarray, *, largest_blob: bool) -> tuple[Box, np.ndarray]:
+    """Bounding box of what a (height, width) uint8 mask of 0 and 1 marks, and an (n, 2) polygon of x, y around it.
 
-    Masks can carry specks, so the largest blob is taken after a 3 px closing. Raises ValueError if nothing is marked.
+    Masks can carry specks, so the largest connected blob is taken after a 3 px closing; or all that is marked, and
+    then the polygon is its box. Raises ValueError if nothing is marked.
     """
-    if not mask.any():
+    x, y, width, height = cv2.boundingRect(mask)
+    box = Box(x, y, x + width, y + height)
+    if not width:
         raise ValueError("mask marks nothing")
-    if largest_blob:
-        closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-        _, _, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
-        x, y, width, height, _ = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
-        return Box(int(x), int(y), int(x + width), int(y + height))
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    if not largest_blob:
+        return box, _corners(box)
+    # Only what is marked is looked at, with the rim that closing needs.
+    marked = cv2.copyMakeBorder(mask[y : y + height, x : x + width], 2, 2, 2, 2, cv2.BORDER_CONSTANT)
+    closed = cv2.morphologyEx(marked, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    left, top, wide, high, _ = (int(value) for value in stats[largest])
+    blob = (labels[top : top + high, left : left + wide] == largest).astype(np.uint8)
+    contours, _ = cv2.findContours(blob, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    x, y = x + left - 2, y + top - 2
+    return Box(x, y, x + wide, y + high), max(contours, key=cv2.contourArea)[:, 0] + (x, y)
 
 
-def box_of_outline(points: np.ndarray, *, shape: tuple[int, int]) -> Box:
-    """Bounding box of an (n, 2) polygon of x, y inside an image of `shape`. Raises ValueError if it lies outside."""
+def region_of_outline(
+    points: np.ndarray, *, shape: tuple[int, int], must_fit: bool
+) -> tuple[Box, np.ndarray]:
+    """Bounding box of an (n, 2) polygon of x, y inside an image of `shape`, and the polygon.
+
+    Raises ValueError if more than half of it lies outside, or any of it by more than 1 px where it `must_fit`.
+    """
     height, width = shape
-    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0) + 1
-    box = Box(max(int(x0), 0), max(int(y0), 0), min(int(x1), width), min(int(y1), height))
-    if box.width <= 0 or box.height <= 0:
-        raise ValueError("outline lies outside the image")
-    return box
+    (x0, y0), (x1, y1) = (int(v) for v in points.min(axis=0)), (int(v) + 1 for v in points.max(axis=0))
+    box = Box(max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+    inside = max(box.width, 0) * max(box.height, 0)
+    if inside < (x1 - x0) * (y1 - y0) / 2:
+        raise ValueError(
+            f"lesion lies outside the image of {width}x{height} px; another image or another scale?"
+        )
+    if must_fit and (min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1):
+        raise ValueError(
+            f"box reaches outside the image of {width}x{height} px; another image or another scale?"
+        )
+    return box, points
+
+
+def _corners(box: Box) -> np.ndarray:
+    right, bottom = box.x1 - 1, box.y1 - 1
+    return np.array([[box.x0, box.y0], [right, box.y0], [right, bottom], [box.x0, bottom]])
 
 
 def window(box: Box, *, shape: tuple[int, int], margin: int, min_side: int) -> Box:

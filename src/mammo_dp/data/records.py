@@ -9,21 +9,31 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MaskFile:
-    """The lesion is what a mask image marks (above half of its range)."""
+    """The lesion is what a mask image marks.
 
-    path: Path
+    Several candidates where no header tells the mask from the crop of the lesion: the pixels then decide.
+    """
+
+    candidates: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """The lesion is a closed polygon. `points`: (n, 2) array of x, y in px, origin top left."""
+    """The lesion is a closed polygon. `points`: (n, 2) array of x, y in px, origin top left.
+
+    What reaches over the image's border is cut off, unless the polygon `must_fit`.
+    """
 
     points: np.ndarray
+    must_fit: bool = False
 
 
 @dataclass(frozen=True)
 class WholeImage:
     """The image is a patch that somebody else has cut already."""
+
+
+Region = MaskFile | Outline | WholeImage
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Lesion:
 
     row: str  # where it was read: a table's row or a file's name
     image_path: Path
-    region: MaskFile | Outline | WholeImage
+    region: Region
     patient: str
     image: str  # one id for all lesions of the same mammogram
     malignant: bool
@@ -45,11 +55,14 @@ class Lesion:
     subtlety: str = ""
     acquisition: str = ""  # film, digital
     pathology: str = ""
+    source: str = ""  # empty: that of the dataset's source; a custom table may tell several apart
+    note: str = ""  # what a user should know of this row although it gave a patch
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that gave no patch, and why."""
+    """A row that gave no patch, and why. `on_purpose`: left out by a setting, which is no fault of the data."""
 
     row: str
     reason: str
+    on_purpose: bool = False

@@ -30,6 +30,17 @@ def source_folders(data: Dataset) -> dict[str, Path]:
     return {name: root / source.root for name, source in data.sources.items()}
 
 
+def table_of(data: Dataset, folder: Path) -> Path:
+    """The table of a custom source in `folder`."""
+    return folder / (data.table or "")
+
+
+def pseudonyms_of(data: Dataset, folder: Path) -> Path:
+    """The file of pseudonyms of a custom source: dataset.pseudonyms, or beside the table."""
+    table = table_of(data, folder)
+    return Path(data.pseudonyms) if data.pseudonyms else table.with_name(f"{table.stem}.pseudonyms.csv")
+
+
 def synthetic_folder(config: Config) -> Path:
     """Folder of the synthetic images. Raises UserError if it is relative and dataset.root is not set."""
     root = Path(config.synthetic.root or "")

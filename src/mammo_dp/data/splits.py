@@ -2,9 +2,15 @@
 
 import csv
 import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Literal
+
+from mammo_dp.config import Dataset, Source
+from mammo_dp.data.records import Lesion, Skipped
+from mammo_dp.errors import UserError
 
 Split = Literal["train", "val", "test"]
 
@@ -25,7 +31,50 @@ def official_split(patient: str, official: Split, *, val_fraction: float, seed: 
     Each patient is assigned by a hash of the own id, so that removing one patient moves no other: a split that
     depended on the others would let one patient's presence show in everybody's place.
     """
-    if official != "train":
-        return official
-    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
-    return "val" if int.from_bytes(digest[:8], "big") / 2**64 < val_fraction else "train"
+    return "val" if official == "train" and _share(f"{seed}:{patient}") < val_fraction else official
+
+
+def assign(lesion: Lesion, source: Source, data: Dataset) -> Lesion | Skipped:
+    """The lesion with its split: external sources are test sets; development sources follow dataset.split.
+
+    `paper` names patients with masses only; whoever has calcifications alone follows the official lists. A source
+    that states no split gives a share of its patients to test, and then of the others to validation.
+    """
+    return replace(lesion, split=split) if (split := _split(lesion, source, data)) else _in_no_list(lesion)
+
+
+def _split(lesion: Lesion, source: Source, data: Dataset) -> Split | None:
+    if source.role == "external":
+        return "test"
+    if source.reader == "release":
+        return lesion.split or "test"
+    if data.split == "paper":
+        of_paper = paper_split().get(lesion.patient)
+        if of_paper is not None or lesion.abnormality == "mass":
+            return of_paper
+    if lesion.split == "val":
+        return "val"
+    tested = lesion.split == "" and _share(f"test:{data.split_seed}:{lesion.patient}") < data.test_fraction
+    official: Split = "test" if tested else lesion.split or "train"
+    return official_split(lesion.patient, official, val_fraction=data.val_fraction, seed=data.split_seed)
+
+
+def _in_no_list(lesion: Lesion) -> Skipped:
+    return Skipped(lesion.row, "patient is in none of the paper's lists")
+
+
+def check_leaks(lesions: Iterable[Lesion]) -> None:
+    """Raise UserError if a patient of one source lies in two splits, whatever the kind of lesion."""
+    first: dict[str, Lesion] = {}
+    for lesion in lesions:
+        other = first.setdefault(lesion.patient, lesion)
+        if lesion.patient and other.split != lesion.split:
+            raise UserError(
+                f"{other.row} and {lesion.row} put one patient into {other.split} and {lesion.split}, and results on "
+                f"{lesion.split} would be worthless; mend the table or the folders"
+            )
+
+
+def _share(key: str) -> float:
+    """A number in [0, 1) that follows from the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

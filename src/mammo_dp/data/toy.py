@@ -226,11 +226,11 @@ def write_cbis(studies: list[Study], root: Path, *, train_patients: int) -> None
         rows: list[dict[str, object]] = []
         for study in cohort:
             for view in study.views:
-                rows += _write_cbis_view(study, view, root / "CBIS-DDSM", title=title)
-        (root / f"mass_case_description_{subset}_set.csv").write_bytes(_cbis_table(rows))
+                rows += _write_view(study, view, root / "CBIS-DDSM", title=title)
+        (root / f"mass_case_description_{subset}_set.csv").write_bytes(cbis_table(rows))
 
 
-def _cbis_table(rows: list[dict[str, object]]) -> bytes:
+def cbis_table(rows: list[dict[str, object]]) -> bytes:
     """The official dialect: rows end CRLF, and the last path is quoted and ends with a bare LF."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CBIS_COLUMNS, lineterminator="\r\n")
@@ -239,12 +239,12 @@ def _cbis_table(rows: list[dict[str, object]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _write_cbis_view(study: Study, view: View, tree: Path, *, title: str) -> list[dict[str, object]]:
+def _write_view(study: Study, view: View, tree: Path, *, title: str) -> list[dict[str, object]]:
     patient = f"P_{study.patient:05d}"
     side = {"L": "LEFT", "R": "RIGHT"}[study.laterality]
     case = f"Mass-{title}_{patient}_{side}_{view.name}"
     stored = np.rint(view.pixels * 60_000).astype(np.uint16)
-    image_path = _write_series(tree, case, "full mammogram images", [stored])
+    image_path = write_series(tree, case, "full mammogram images", [stored])
     rows = []
     for mass, centre in view.masses:
         polygon = outline(mass, centre)
@@ -252,7 +252,7 @@ def _write_cbis_view(study: Study, view: View, tree: Path, *, title: str) -> lis
         x, y, w, h = cv2.boundingRect(polygon)
         crop = stored[max(y, 0) : y + h, max(x, 0) : x + w]
         pair = [crop, mask] if (study.patient + mass.number) % 2 else [mask, crop]
-        roi_path = _write_series(tree, f"{case}_{mass.number}", "ROI mask images", pair)
+        roi_path = write_series(tree, f"{case}_{mass.number}", "ROI mask images", pair)
         benign = "BENIGN" if study.patient % 5 else "BENIGN_WITHOUT_CALLBACK"
         values = (
             patient, study.density, side, view.name, mass.number, "mass",
@@ -264,19 +264,19 @@ def _write_cbis_view(study: Study, view: View, tree: Path, *, title: str) -> lis
     return rows
 
 
-def _write_series(tree: Path, case: str, description: str, images: list[np.ndarray]) -> str:
+def write_series(tree: Path, case: str, description: str, images: list[np.ndarray]) -> str:
     """Write the files of a series as 1-1.dcm, 1-2.dcm, ... and return `<case>/<StudyUID>/<SeriesUID>`."""
     study_uid = generate_uid(entropy_srcs=[case, "study"])
     series_uid = generate_uid(entropy_srcs=[case, "series"])
     folder = tree / case / study_uid / series_uid
     folder.mkdir(parents=True)
     for number, image in enumerate(images, start=1):
-        dataset = _dicom(image, case, description, study_uid, series_uid, number)
+        dataset = secondary_capture(image, case, description, study_uid, series_uid, number)
         dataset.save_as(folder / f"1-{number}.dcm", enforce_file_format=True)
     return f"{case}/{study_uid}/{series_uid}"
 
 
-def _dicom(
+def secondary_capture(
     image: np.ndarray, case: str, description: str, study_uid: str, series_uid: str, number: int
 ) -> Dataset:
     """A Secondary Capture of modality MG, implicit VR, uncompressed, MONOCHROME2, unsigned, as CBIS-DDSM has it."""

@@ -1,138 +1,322 @@
-"""`stage=extract_patches`: raw mammograms or published patches -> 128x128 8-bit PNGs, index.csv, skipped.csv."""
+"""`stage=extract_patches`: raw mammograms or published patches -> 128x128 8-bit PNGs and what is known of them.
 
+Writes index.csv, skipped.csv, contact_sheet.png and data_card.md beside the patches.
+"""
+
+import errno
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from mammo_dp.artifacts import Artifact, Output, StageResult, sha256
-from mammo_dp.config import Config, Patches, Source
-from mammo_dp.data import patches, splits, toy
-from mammo_dp.data.images import read_grey, read_mask, why_unreadable
-from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, write_patch
-from mammo_dp.data.patches import Box
+from mammo_dp.artifacts import Artifact, Cache, Output, StageResult
+from mammo_dp.config import Config
+from mammo_dp.data import duplicates, splits, toy
+from mammo_dp.data.cutting import Cut, CutImage, Geometry, Task
+from mammo_dp.data.journal import cut_all
+from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, index_row, patch_name
+from mammo_dp.data.pseudonyms import check_writable
 from mammo_dp.data.readers import READERS
-from mammo_dp.data.records import Lesion, MaskFile, Outline, Skipped
-from mammo_dp.data.sources import source_folders, toy_identity
+from mammo_dp.data.readers.request import Request
+from mammo_dp.data.records import Lesion, Skipped
+from mammo_dp.data.sources import pseudonyms_of, source_folders, table_of, toy_identity
 from mammo_dp.errors import UserError
-from mammo_dp.progress import track
+from mammo_dp.reporting.contact_sheet import chosen, contact_sheet
+from mammo_dp.reporting.data_card import Cluster, data_card
+
+SKIPPED_COLUMNS = ("source", "row", "reason", "on_purpose")
+ROOM = 64 * 2**20  # bytes that must stay free beside the patches
+
+
+@dataclass
+class Found:
+    """What the readers gave: lesions by number, and rows without one. Sources by their name in the configuration."""
+
+    lesions: list[tuple[str, Lesion]]
+    skipped: list[tuple[str, Skipped]]
+
+    def source(self, number: int) -> str:
+        """The name in the index."""
+        name, lesion = self.lesions[number]
+        return lesion.source or name
+
+    def path(self, number: int) -> str:
+        lesion = self.lesions[number][1]
+        return patch_name(number, source=self.source(number), split=lesion.split, malignant=lesion.malignant)
 
 
 def check(config: Config) -> None:
-    """Refuse a split that the sources cannot have."""
-    if config.dataset.split != "paper" and any(
-        s.reader == "release" for s in config.dataset.sources.values()
-    ):
-        raise UserError("the published patches come split as in the paper; use dataset.split=paper")
+    """Refuse a split or a kind of lesion that the sources cannot have, and pseudonyms that could not be kept."""
+    data = config.dataset
+    if any(s.reader == "release" for s in data.sources.values()):
+        if data.split != "paper":
+            raise UserError("the published patches come split as in the paper; use dataset.split=paper")
+        if data.abnormality != "mass":
+            raise UserError("the published patches are masses only; use dataset.abnormality=mass")
+    for name, folder in source_folders(data).items():
+        if data.sources[name].reader == "custom":
+            file = pseudonyms_of(data, folder)
+            if file.resolve().is_relative_to(Path(config.outputs).resolve()):
+                raise UserError(
+                    "the file of pseudonyms would lie below outputs/, whose content may be shown to others; set "
+                    "dataset.pseudonyms=FILE to a private place"
+                )
+            check_writable(file)
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
+    try:
+        return _extract(config, output)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            "the disk is full; free some space and run the same command again: it goes on where it was"
+        ) from None
+
+
+def _extract(config: Config, output: Output) -> StageResult:
+    found = _read(config, output.cache)
+    _check_room(output.folder, len(found.lesions) * (config.patches.size**2 + 1024))
+    images = _cut(config, found, output)
+    clusters, copies = _copies(config, found, images)
+    rows, notes = _rows(found, images, copies)
+    index = pd.DataFrame(rows.values(), columns=pd.Index(INDEX_COLUMNS))
+    skipped = pd.DataFrame(
+        [{"source": source, **asdict(row)} for source, row in found.skipped],
+        columns=pd.Index(SKIPPED_COLUMNS),
+    )
+    skipped["on_purpose"] = skipped["on_purpose"].astype(int)
+    _remove_others(output.folder, set(index["patch"]))
+    index.to_csv(output.folder / INDEX, index=False)
+    skipped.to_csv(output.folder / "skipped.csv", index=False)
+    summary = _summary(index, skipped)
+    failed = int((skipped["on_purpose"] == 0).sum())
+    if failed > config.dataset.max_skipped * (len(index) + failed) or not len(index):
+        raise UserError(
+            f"too many rows without a patch: {summary}. skipped.csv in the artifact's folder names each; mend the "
+            "data, or allow it with dataset.max_skipped=FRACTION"
+        )
+    _write_sheet(output.folder, rows, images)
+    card = data_card(index, skipped, notes, clusters, settings=_stated(config), sources=_sources(config))
+    (output.folder / "data_card.md").write_text(card, encoding="utf-8")
+    return StageResult(metrics=_counts(index, skipped, clusters), summary=summary)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def _read(config: Config, cache: Cache) -> Found:
     data = config.dataset
     if data.toy is not None:
         toy.ensure(data.toy, Path(data.root or "") / toy_identity(data.toy))
-    index: list[dict[str, object]] = []
-    skipped: list[dict[str, str]] = []
+    found = Found([], [])
     for name, folder in source_folders(data).items():
         if not folder.is_dir():
             continue  # an optional source; the pipeline has refused the others
-        lesions = []
-        for record in READERS[data.sources[name].reader](folder):
-            record = record if isinstance(record, Skipped) else _assign(record, config, data.sources[name])
+        source, own = data.sources[name], []
+        request = Request(
+            folder,
+            data.abnormality,
+            cache,
+            table=table_of(data, folder),
+            pseudonyms=pseudonyms_of(data, folder),
+        )
+        for record in READERS[source.reader](request):
+            record = record if isinstance(record, Skipped) else splits.assign(record, source, data)
             if isinstance(record, Skipped):
-                skipped.append({"source": name, **asdict(record)})
+                found.skipped.append((name, record))
             else:
-                lesions.append(record)
-        for number, (lesion, outcome) in enumerate(_cut_all(lesions, config.patches, name), start=len(index)):
-            if isinstance(outcome, Skipped):
-                skipped.append({"source": name, **asdict(outcome)})
-            else:
-                index.append(
-                    write_patch(
-                        number, lesion, *outcome, source=name, split=lesion.split, folder=output.folder
-                    )
-                )
-    table = pd.DataFrame(index, columns=pd.Index(INDEX_COLUMNS))
-    table.to_csv(output.folder / INDEX, index=False)
-    pd.DataFrame(skipped, columns=pd.Index(["source", "row", "reason"])).to_csv(
-        output.folder / "skipped.csv", index=False
-    )
-    summary = _summary(table, skipped)
-    if len(skipped) > data.max_skipped * (len(index) + len(skipped)):
+                own.append(record)
+        splits.check_leaks(own)
+        found.lesions += [(name, lesion) for lesion in own]
+    return found
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + ROOM:
         raise UserError(
-            f"too many rows without a patch: {summary}. Mend the data, or allow it with dataset.max_skipped=FRACTION"
+            f"the patches may need {needed / 2**20:.0f} MB and the disk of outputs/ has {free / 2**20:.0f} MB free "
+            f"({ROOM / 2**20:.0f} MB are to stay so); free some space, or set outputs=FOLDER on another disk"
         )
-    return StageResult(metrics=_counts(table, skipped), summary=summary)
 
 
-def _assign(lesion: Lesion, config: Config, source: Source) -> Lesion | Skipped:
-    """The lesion with its split: external sources are test sets; development sources follow dataset.split."""
+# --- cutting ------------------------------------------------------------------------------------------------------
+
+
+def _cut(config: Config, found: Found, output: Output) -> dict[int, CutImage]:
+    """What came of each image, by the number of each of its lesions."""
+    geometry = Geometry(**config.patches.model_dump())
+    by_image = sorted(range(len(found.lesions)), key=lambda n: (str(found.lesions[n][1].image_path), n))
+    tasks = [
+        Task(path, tuple((number, found.lesions[number][1].region) for number in numbers), geometry)
+        for path, numbers in groupby(by_image, key=lambda n: found.lesions[n][1].image_path)
+    ]
+    images: dict[int, CutImage] = {}
+    for image in cut_all(
+        tasks,
+        journal=output.folder / "done.jsonl",
+        path_of=lambda number: output.folder / found.path(number),
+        workers=config.runtime.workers,
+    ):
+        images |= dict.fromkeys(image.outcomes, image)
+    return images
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Patches that are in no row: copies that are dropped, and what a killed run left of a file that has changed."""
+    for path in sorted(folder.glob("*/*/*/*.png")):
+        if path.relative_to(folder).as_posix() not in names:
+            path.unlink()
+
+
+# --- copies -------------------------------------------------------------------------------------------------------
+
+
+def _copies(
+    config: Config, found: Found, images: Mapping[int, CutImage]
+) -> tuple[list[Cluster], dict[int, str]]:
+    """All clusters of copies, and the numbers that dataset.duplicates drops, each with the reason."""
+    policy = config.dataset.duplicates
+    by_source = _seen(found, images, by_patient=False)
+    clusters = duplicates.clusters(by_source)
+    reasons: dict[int, str] = {}
+    # In training data, copies are looked for within a patient: whether one patient's image stays must not depend on
+    # another patient, or a guarantee for each patient would not hold.
+    roles = {name: source.role for name, source in config.dataset.sources.items()}
+    external = [c for c in clusters if roles[found.lesions[c[0].number][0]] == "external"]
+    own = [
+        s for s in _seen(found, images, by_patient=True) if roles[found.lesions[s.number][0]] == "development"
+    ]
+    for cluster in [*external, *duplicates.clusters(own)]:
+        members, why = duplicates.dropped(cluster, policy)
+        reasons |= {member.number: why for member in members}
+    return [_described(found, cluster) for cluster in clusters], reasons
+
+
+def _seen(found: Found, images: Mapping[int, CutImage], *, by_patient: bool) -> list[duplicates.Seen]:
+    seen = []
+    for number, (source, lesion) in enumerate(found.lesions):
+        outcome = images[number].outcomes[number]
+        if isinstance(outcome, Cut):
+            group = f"{source}/{lesion.patient}" if by_patient else source
+            seen.append(
+                duplicates.Seen(
+                    number,
+                    group,
+                    images[number].thumbnail,
+                    images[number].shape,
+                    outcome.box,
+                    lesion.malignant,
+                )
+            )
+    return seen
+
+
+def _described(found: Found, cluster: Sequence[duplicates.Seen]) -> Cluster:
+    lesions = [found.lesions[seen.number][1] for seen in cluster]
+    return Cluster(
+        found.lesions[cluster[0].number][0],
+        [lesion.row for lesion in lesions],
+        ["malignant" if lesion.malignant else "benign" for lesion in lesions],
+        [lesion.split for lesion in lesions],
+        len({lesion.patient for lesion in lesions}),
+    )
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def _rows(
+    found: Found, images: Mapping[int, CutImage], copies: Mapping[int, str]
+) -> tuple[dict[int, dict[str, object]], pd.DataFrame]:
+    """The index's rows by number, and notes about them; what gave no patch is added to `found.skipped`."""
+    rows: dict[int, dict[str, object]] = {}
+    notes: list[tuple[str, str, str]] = []
+    for number, (source, lesion) in enumerate(found.lesions):
+        outcome = images[number].outcomes[number]
+        if isinstance(outcome, str):
+            found.skipped.append((source, Skipped(lesion.row, outcome)))
+        elif number in copies:
+            found.skipped.append((source, Skipped(lesion.row, copies[number], on_purpose=True)))
+        else:
+            rows[number] = index_row(
+                found.path(number), lesion, outcome.box, images[number].sha256,
+                source=found.source(number), split=lesion.split,
+            )  # fmt: skip
+            notes += [(source, lesion.row, note) for note in (lesion.note, outcome.note) if note]
+    return rows, pd.DataFrame(notes, columns=pd.Index(["source", "row", "note"]))
+
+
+def _write_sheet(
+    folder: Path, rows: Mapping[int, Mapping[str, object]], images: Mapping[int, CutImage]
+) -> None:
+    groups: dict[str, list[int]] = {}
+    for number, row in rows.items():
+        label = f"{row['source']}\n{row['split']}\n{'malignant' if row['malignant'] else 'benign'}"
+        groups.setdefault(label, []).append(number)
+    shown = {label: chosen(numbers, label=label) for label, numbers in sorted(groups.items())}
+    patches, outlines = {}, {}
+    for number in (number for numbers in shown.values() for number in numbers):
+        png = np.fromfile(folder / str(rows[number]["patch"]), np.uint8)
+        outcome = images[number].outcomes[number]
+        assert isinstance(outcome, Cut)  # a lesion with a row has a patch
+        patches[number] = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+        outlines[number] = outcome.outline
+    sheet = cv2.imencode(".png", contact_sheet(shown, patches, outlines))[1]  # type: ignore[arg-type]
+    (folder / "contact_sheet.png").write_bytes(sheet.tobytes())
+
+
+def _stated(config: Config) -> dict[str, Any]:
     data = config.dataset
-    if source.role == "external":
-        split: splits.Split = "test"
-    elif source.reader == "release":
-        split = lesion.split or "test"
-    elif data.split == "paper":
-        if lesion.patient not in splits.paper_split():
-            return Skipped(lesion.row, "patient is in none of the paper's lists")
-        split = splits.paper_split()[lesion.patient]
-    else:
-        split = splits.official_split(
-            lesion.patient, lesion.split or "test", val_fraction=data.val_fraction, seed=data.split_seed
-        )
-    return Lesion(**{**lesion.__dict__, "split": split})
+    stated = {"split": data.split, "abnormality": data.abnormality, "duplicates": data.duplicates}
+    return stated | config.patches.model_dump()
 
 
-def _cut_all(
-    lesions: list[Lesion], settings: Patches, source: str
-) -> Iterator[tuple[Lesion, tuple[np.ndarray, Box, str] | Skipped]]:
-    """Each lesion with its patch, source box and the image's SHA-256; an image is read once for all its lesions."""
-    grouped = groupby(sorted(lesions, key=lambda lesion: str(lesion.image_path)), key=lambda x: x.image_path)
-    groups = [(path, list(group)) for path, group in grouped]
-    for path, group in track(groups, f"patches of {source}"):
-        try:
-            image, digest = read_grey(path), sha256(path)
-        except (ValueError, OSError) as error:
-            yield from ((lesion, Skipped(lesion.row, why_unreadable(error, path))) for lesion in group)
-            continue
-        for lesion in group:
-            try:
-                patch, box = _cut(image, lesion, settings)
-                yield lesion, (patch, box, digest)
-            except (ValueError, OSError) as error:
-                yield lesion, Skipped(lesion.row, why_unreadable(error, path))
+def _sources(config: Config) -> dict[str, dict[str, str]]:
+    folders = source_folders(config.dataset)
+    return {
+        name: source.model_dump(include={"reader", "role", "licence", "citation"})
+        for name, source in config.dataset.sources.items()
+        if folders[name].is_dir()
+    }
 
 
-def _cut(image: np.ndarray, lesion: Lesion, settings: Patches) -> tuple[np.ndarray, Box]:
-    height, width = image.shape
-    match lesion.region:
-        case MaskFile(path):
-            mask = read_mask(path, shape=(height, width))
-            box = patches.box_of_mask(mask, largest_blob=settings.box == "contour")
-        case Outline(points):
-            box = patches.box_of_outline(points, shape=(height, width))
-        case _:
-            return patches.whole(image, settings.size)
-    square = patches.window(box, shape=(height, width), margin=settings.margin, min_side=settings.min_side)
-    return patches.resize(patches.cut(image, square), settings.size), box
-
-
-def _counts(table: pd.DataFrame, skipped: list[dict[str, str]]) -> dict[str, object]:
-    """{source: {split: {patches, malignant, patients}}} and the number of skipped rows by reason."""
+def _counts(index: pd.DataFrame, skipped: pd.DataFrame, clusters: Sequence[Cluster]) -> dict[str, Any]:
+    """{source: {split: {patches, malignant, patients}}}, rows without a patch by reason, and copies."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (source, split), rows in table.groupby(["source", "split"]):
+    for (source, split), rows in index.groupby(["source", "split"]):
         counts.setdefault(str(source), {})[str(split)] = {
             "patches": len(rows),
             "malignant": int(rows["malignant"].sum()),
             "patients": int(rows["patient"].nunique()),
         }
-    return {"counts": counts, "skipped": dict(Counter(row["reason"] for row in skipped))}
+    return {
+        "counts": counts,
+        "skipped": dict(Counter(skipped.loc[skipped["on_purpose"] == 0, "reason"])),
+        "left_out": dict(Counter(skipped.loc[skipped["on_purpose"] == 1, "reason"])),
+        "copies": {
+            "clusters": len(clusters),
+            "contradictory": sum(len(set(cluster.labels)) > 1 for cluster in clusters),
+            "across_splits": sum(len(set(cluster.splits)) > 1 for cluster in clusters),
+        },
+    }
 
 
-def _summary(table: pd.DataFrame, skipped: list[dict[str, str]]) -> str:
-    sizes = ", ".join(f"{s} {p} {len(rows)}" for (s, p), rows in table.groupby(["source", "split"]))
-    reasons = "; ".join(f"{n} x {why}" for why, n in Counter(r["reason"] for r in skipped).most_common(5))
-    return f"{len(table)} patches ({sizes}), {len(skipped)} skipped{': ' + reasons if reasons else ''}"
+def _summary(index: pd.DataFrame, skipped: pd.DataFrame) -> str:
+    sizes = ", ".join(f"{s} {p} {len(rows)}" for (s, p), rows in index.groupby(["source", "split"]))
+    parts = [f"{len(index)} patches ({sizes})"]
+    for word, on_purpose in (("skipped", 0), ("left out", 1)):
+        reasons = Counter(skipped.loc[skipped["on_purpose"] == on_purpose, "reason"])
+        if reasons or not on_purpose:
+            shown = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
+            parts.append(f"{reasons.total()} {word}{': ' + shown if shown else ''}")
+    return ", ".join(parts)

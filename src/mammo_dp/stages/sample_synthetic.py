@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+import cv2
 import pandas as pd
 
-from mammo_dp.artifacts import Artifact, Output, StageResult, sha256
+from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data import synthetic
-from mammo_dp.data.images import read_grey, why_unreadable
-from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, write_patch
+from mammo_dp.data.images import read_image, why_unreadable
+from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, index_row, patch_name, write_png
 from mammo_dp.data.patches import whole
 from mammo_dp.data.sources import synthetic_folder
 from mammo_dp.errors import UserError
@@ -25,17 +26,17 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     index = []
     for number, lesion in enumerate(track(lesions, "synthetic images")):
         try:
-            patch, box = whole(read_grey(lesion.image_path), config.patches.size)
+            image = read_image(lesion.image_path)
+            patch, box = whole(image.eight_bit(image.stored), config.patches.size)
         except (ValueError, OSError) as error:
-            reason = why_unreadable(error, lesion.image_path)
             raise UserError(
-                f"synthetic image {lesion.row} cannot be used ({reason}); fetch it again, or take it out and lower "
-                "synthetic.per_class"
+                f"synthetic image {lesion.row} cannot be used ({why_unreadable(error)}); fetch it again, or take it "
+                "out and lower synthetic.per_class"
             ) from None
-        row = write_patch(
-            number, lesion, patch, box, sha256(lesion.image_path),
-            source=synthetic.SOURCE, split=synthetic.SOURCE, folder=output.folder,
-        )  # fmt: skip
+        place = {"source": synthetic.SOURCE, "split": synthetic.SOURCE}
+        name = patch_name(number, malignant=lesion.malignant, **place)
+        write_png(output.folder / name, cv2.imencode(".png", patch)[1].tobytes())
+        row = index_row(name, lesion, box, image.sha256, **place)
         index.append(row)
     pd.DataFrame(index, columns=pd.Index(INDEX_COLUMNS)).to_csv(output.folder / INDEX, index=False)
     count = config.synthetic.per_class

@@ -1,10 +1,9 @@
-"""Reader of the Breast Cancer Digital Repository: outlines tables (CSV) and TIFF images.
+"""Reader of the Breast Cancer Digital Repository: outlines tables (CSV) and TIFF images of the subsets D01 to F03.
 
 Both dialects of the tables (`,` and `, ` between the values) and blanks around values are read. Columns and codes:
 bcdr.eu, as described in the documentation of each subset.
 """
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,59 +11,101 @@ from pathlib import Path
 import numpy as np
 
 from mammo_dp.artifacts import walk_files
+from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Outline, Skipped
+from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
 
 TABLE = re.compile(r"bcdr_(?P<subset>[df]\d\d)_outlines\.csv", re.IGNORECASE)
 MALIGNANT = {"benign": False, "malign": True, "malignant": True}
 VIEWS = {"1": ("R", "CC"), "2": ("L", "CC"), "3": ("R", "MLO"), "4": ("L", "MLO")}
+FLAGS = {"mass": ("nodule",), "calc": ("calcification", "microcalcification")}
+COLUMNS = (
+    "patient_id", "study_id", "lesion_id", "image_view", "image_filename", "lw_x_points", "lw_y_points",
+    "mammography_nodule", "classification",
+)  # fmt: skip
+OPTIONAL = ("segmentation_id", "density", "mammography_calcification", "mammography_microcalcification")
 
 
-def read(root: Path) -> Iterator[Lesion | Skipped]:
-    """One record for each outlined mass of each subset below `root`. Raises UserError if there is no table."""
-    tables = [(path, name) for path in walk_files(root) if (name := TABLE.fullmatch(path.name))]
+def read(request: Request) -> Iterator[Lesion | Skipped]:
+    """One record for each outline of each subset below the folder. Raises UserError if there is no table."""
+    files = list(walk_files(request.folder))
+    tables = [(path, name) for path in files if (name := TABLE.fullmatch(path.name))]
     if not tables:
         raise UserError("no outlines table (bcdr_d01_outlines.csv and the like) below the BCDR folder")
+    seen: dict[str, list[tuple[int, Row]]] = {}
     for table, name in tables:
+        rows = read_table(table, title=table.name, required=COLUMNS, optional=OPTIONAL)
         subset = name["subset"].upper()
-        with table.open(newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.DictReader(file, skipinitialspace=True), start=2):
-                record = _lesion(row, f"{table.name}:{number}", subset, table.parent)
-                if record is not None:
-                    yield record
+        if seen.setdefault(subset, rows) is not rows:
+            if seen[subset] != rows:
+                raise UserError(f"two different copies of {table.name} below the BCDR folder; keep one")
+            continue
+        below = {path.name: path for path in reversed(files) if path.is_relative_to(table.parent)}
+        first: dict[tuple[str, ...], int] = {}
+        for number, row in rows:
+            where = f"{table.name}:{number}"
+            if first.setdefault(tuple(row.values()), number) != number:
+                yield Skipped(where, f"repeats row {first[tuple(row.values())]}")
+                continue
+            yield _lesion(row, where, subset, request.abnormality, table.parent, below)
 
 
-def _lesion(row: dict[str, str], where: str, subset: str, folder: Path) -> Lesion | Skipped | None:
-    """The record of a row, or None for a row that outlines something other than a mass."""
-    row = {key.strip(): (value or "").strip() for key, value in row.items() if key}
-    if row["mammography_nodule"] != "1":
-        return None
+def _lesion(
+    row: Row, where: str, subset: str, abnormality: str, folder: Path, below: dict[str, Path]
+) -> Lesion | Skipped:
+    if row[FAULT]:
+        return Skipped(where, row[FAULT])
+    kinds = [
+        kind for kind, flags in FLAGS.items() if any(row[f"mammography_{flag}"] == "1" for flag in flags)
+    ]
+    if not set(kinds) & ({"mass", "calc"} if abnormality == "all" else {abnormality}):
+        what = {"mass": "mass", "calc": "calcification", "all": "mass or calcification"}[abnormality]
+        return Skipped(where, f"outlines no {what}", on_purpose=True)
     label = row["classification"].lower()
     if label not in MALIGNANT:
         return Skipped(where, f"classification {label!r} is neither benign nor malignant")
     if row["image_view"] not in VIEWS:
         return Skipped(where, f"image_view {row['image_view']!r} is not 1 to 4")
-    try:
-        xs, ys = ([int(value) for value in row[f"lw_{axis}_points"].split()] for axis in "xy")
-    except ValueError:
-        return Skipped(where, "outline points are not whole numbers")
-    if len(xs) != len(ys) or len(xs) < 3:
-        return Skipped(where, f"outline of {len(xs)} x and {len(ys)} y values; at least 3 of each needed")
-    path = folder / row["image_filename"]
+    if not row["patient_id"]:
+        return Skipped(where, "patient_id is empty")
+    points = _points(row)
+    if isinstance(points, str):
+        return Skipped(where, points)
+    name = row["image_filename"].replace("\\", "/").strip()
+    path = folder / name
     if not path.is_file():
+        path = below.get(path.name, path)  # file names are unique within a subset
+    if not name or not path.is_file():
         return Skipped(where, "image file is missing")
     laterality, view = VIEWS[row["image_view"]]
+    # The digital subsets share their patients' ids, and so do the film subsets.
+    patient = f"{subset[0]}_{row['patient_id']}"
     return Lesion(
         row=where,
         image_path=path,
-        region=Outline(np.array([xs, ys]).T),
-        patient=f"{subset}_{row['patient_id']}",
+        region=Outline(points),
+        patient=patient,
         image=f"{subset}_{path.stem}",
         malignant=MALIGNANT[label],
-        lesion=f"{subset}_{row['patient_id']}_{row['study_id']}_{row['lesion_id']}",
+        lesion=f"{patient}_{row['study_id']}_{row['lesion_id']}",
         view=view,
         laterality=laterality,
-        density=row.get("density", ""),
+        density=row["density"] if row["density"] in ("1", "2", "3", "4") else "",
+        abnormality="mass" if "mass" in kinds and abnormality != "calc" else "calc",
         acquisition="digital" if subset.startswith("D") else "film",
         pathology=label,
     )
+
+
+def _points(row: Row) -> np.ndarray | str:
+    """(n, 2) array of x, y in px, or what is wrong with it."""
+    try:
+        xs, ys = ([int(value) for value in row[f"lw_{axis}_points"].split()] for axis in "xy")
+    except ValueError:
+        return "outline points are not whole numbers"
+    if len(xs) != len(ys) or len(xs) < 3:
+        return f"outline of {len(xs)} x and {len(ys)} y values; at least 3 of each needed"
+    if max(map(abs, (*xs, *ys))) > 1_000_000:
+        return "outline points are no pixel positions"
+    return np.array([xs, ys]).T

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped, WholeImage
 
 Split = Literal["train", "val", "test"]
 NAME = re.compile(r"patient[^_]+__(?P<patient>.+)_image(?P<image>.+)_mass\d+_is_benign_(?P<benign>[01])\.png")
 
 
-def read(root: Path) -> Iterator[Lesion | Skipped]:
+def read(request: Request) -> Iterator[Lesion | Skipped]:
     """Every PNG below the folders of the published layout, in sorted order."""
     for split in get_args(Split):
         for folder, benign in (("is_benign_true", True), ("is_benign_false", False)):
-            for path in sorted((root / split / folder).glob("*.png")):
+            for path in sorted((request.folder / split / folder).glob("*.png")):
                 yield _lesion(path, split, benign=benign, row=f"{split}/{folder}/{path.name}")
 
 

@@ -1,0 +1,18 @@
+"""What a reader is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mammo_dp.artifacts import Cache
+
+
+@dataclass(frozen=True)
+class Request:
+    """The raw data of one source. Only the reader of custom tables looks at `table` and `pseudonyms`."""
+
+    folder: Path
+    abnormality: Literal["mass", "calc", "all"]
+    cache: Cache  # of what is dear to find out, such as an index of the tree
+    table: Path | None = None
+    pseudonyms: Path | None = None  # file of the patients' pseudonyms
