@@ -13,7 +13,9 @@ make_environment() {
     [ -x "$PY" ] && [ "$(cat .venv/.made-from 2>/dev/null)" = "$wanted" ] && return
     echo "making the environment in .venv (once; about 4 GB with the GPU libraries of torch)"
     "$base" -m venv .venv
-    if "$PY" -m pip install --quiet uv && "$PY" -m uv pip install --quiet --python "$PY" -c constraints.txt -e ".[$extras]"; then
+    # compiled now, as pip does: without it, each start of a process in a read-only environment compiles all it imports
+    if "$PY" -m pip install --quiet uv &&
+        "$PY" -m uv pip install --quiet --compile-bytecode --python "$PY" -c constraints.txt -e ".[$extras]"; then
         :
     else
         echo "uv did not do; going on with pip"

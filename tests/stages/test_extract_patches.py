@@ -175,12 +175,12 @@ def test_fifty_damaged_inputs(place, monkeypatch):
     expected = damaged_table(folder)
     assert len(expected) >= 40
 
-    def read_bytes(path: Path, read=Path.read_bytes) -> bytes:
+    def open_file(path: Path, *arguments, opened=Path.open, **options):
         if path.name == "locked.png":  # tests may run as root, who may read anything
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+        return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "open", open_file)
     words = ("dataset=custom", f"dataset.root={folder}", f"outputs={place.outputs}", "runtime.workers=1")
     assert place.run(STAGE, *words, "dataset.max_skipped=1.0") == cli.DONE
     skipped = pd.read_csv(only_folder(place) / "skipped.csv")

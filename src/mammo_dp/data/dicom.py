@@ -3,8 +3,8 @@
 Nothing that pydicom says about a file is passed on: its messages can quote names of patients and paths.
 """
 
-import io
 import logging
+import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
 from pydicom.uid import RLELossless
 
 
@@ -29,7 +29,7 @@ class Header:
     description: str  # of the series
 
 
-def is_dicom(data: bytes) -> bool:
+def is_dicom(data: bytes | mmap.mmap) -> bool:
     """Whether a file's first bytes (132 are enough) are those of a DICOM file."""
     return data[128:132] == b"DICM"
 
@@ -46,13 +46,13 @@ def read_header(path: Path) -> Header | None:
             return None
 
 
-def stored_values(data: bytes) -> tuple[np.ndarray, pydicom.Dataset]:
+def stored_values(data: mmap.mmap) -> tuple[np.ndarray, pydicom.Dataset]:
     """(height, width) array as stored, and the header. Raises ValueError with the reason."""
     if not is_dicom(data):
         raise ValueError("not a DICOM file")
     with _quiet():
         try:
-            dataset = pydicom.dcmread(io.BytesIO(data))
+            dataset = pydicom.dcmread(data)  # type: ignore[arg-type]
             frames, samples = (
                 int(dataset.get("NumberOfFrames") or 1),
                 int(dataset.get("SamplesPerPixel") or 1),
@@ -67,7 +67,7 @@ def stored_values(data: bytes) -> tuple[np.ndarray, pydicom.Dataset]:
         if "PixelData" not in dataset:
             raise ValueError("DICOM file without pixels")
         try:
-            array = dataset.pixel_array
+            array = pixel_array(dataset, view_only=True)  # a view of the pixels that the dataset holds
         except Exception:
             raise ValueError(_why_not_decoded(syntax)) from None
     if array.ndim != 2 or not array.size:

@@ -1,7 +1,9 @@
 """Image files as grey values that become 8-bit where they are needed, and masks."""
 
 import hashlib
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +48,12 @@ def read_image(path: Path) -> Grey:
     DICOM and whatever is deeper than 8 bits are scaled from the minimum and maximum of the whole image to 0..255, as
     in the published code; 8-bit images stay as they are. Raises ValueError with the reason, OSError from the disk.
     """
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if _should_be_dicom(path, data):
-        stored, header = dicom.stored_values(data)
-        return _reduced(stored, digest, lambda values: dicom.displayed(values, header))
-    stored = _decoded(data)
+    with _mapped(path) as data:
+        digest = hashlib.sha256(data).hexdigest()
+        if _should_be_dicom(path, data):
+            stored, header = dicom.stored_values(data)
+            return _reduced(stored, digest, lambda values: dicom.displayed(values, header))
+        stored = _decoded(data)
     if stored.dtype == np.uint8:
         return Grey(stored, 0, np.arange(256, dtype=np.uint8), digest)
     return _reduced(stored, digest, lambda values: values)
@@ -63,11 +65,11 @@ def read_mask(path: Path, *, shape: tuple[int, int]) -> tuple[np.ndarray, str]:
     A mask of another size is brought to the image's where the aspects agree (CBIS-DDSM has both at one aspect).
     Raises ValueError with the reason if it lies on another grid or is no mask: grey values, several labels, inverted.
     """
-    data = path.read_bytes()
-    if _should_be_dicom(path, data):
-        stored, lossy = dicom.stored_values(data)[0], False
-    else:
-        stored, lossy = _decoded(data), data.startswith(b"\xff\xd8")
+    with _mapped(path) as data:
+        if _should_be_dicom(path, data):
+            stored, lossy = dicom.stored_values(data)[0], False
+        else:
+            stored, lossy = _decoded(data), data[:2] == b"\xff\xd8"
     marked = _marked(stored, lossy=lossy)
     if marked.shape == shape:
         return marked, ""
@@ -94,13 +96,23 @@ def why_unreadable(error: Exception) -> str:
     return str(error)
 
 
-def _should_be_dicom(path: Path, data: bytes) -> bool:
-    if not data:
-        raise ValueError("empty file")
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    """The bytes of a file, read as they are used: a mammogram is not held twice."""
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise ValueError("empty file") from None
+        with data:
+            yield data
+
+
+def _should_be_dicom(path: Path, data: mmap.mmap) -> bool:
     return dicom.is_dicom(data) or path.suffix.lower() in (".dcm", ".dicom", ".dic")
 
 
-def _decoded(data: bytes) -> np.ndarray:
+def _decoded(data: mmap.mmap) -> np.ndarray:
     """(height, width) array of an image file of 8 or 16 bits or of floats; colour becomes grey."""
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED)
@@ -117,11 +129,11 @@ def _decoded(data: bytes) -> np.ndarray:
     return array
 
 
-def _pages(data: bytes) -> int:
+def _pages(data: bytes | mmap.mmap) -> int:
     """Number of images in the file; only TIFF can hold several."""
-    if not data.startswith((b"II*\0", b"MM\0*")):
+    if data[:4] not in (b"II*\0", b"MM\0*"):
         return 1
-    order = "little" if data.startswith(b"II") else "big"
+    order = "little" if data[:2] == b"II" else "big"
     pages, at, seen = 0, int.from_bytes(data[4:8], order), set()
     while at and at not in seen and at + 2 <= len(data):
         seen.add(at)
@@ -157,7 +169,10 @@ def _marked(stored: np.ndarray, *, lossy: bool) -> np.ndarray:
     """1 where the upper half of a mask's range is, 0 elsewhere. Raises ValueError if the values are not a mask's."""
     if stored.dtype != np.uint8:
         stored = stored.astype(np.uint8) if stored.max() <= 255 and stored.min() >= 0 else to_uint8(stored)
-    counts = cv2.calcHist([stored], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    x, y, width, height = cv2.boundingRect(stored)  # outside, all is 0
+    part = np.ascontiguousarray(stored[y : y + height, x : x + width])
+    counts = np.bincount(part.ravel(), minlength=256)
+    counts[0] += stored.size - part.size
     top = 255 if lossy else int(np.flatnonzero(counts)[-1])  # the noise of a JPEG marks nothing
     above = int(counts[top // 2 + 1 :].sum())
     if not top or not above:
@@ -169,7 +184,9 @@ def _marked(stored: np.ndarray, *, lossy: bool) -> np.ndarray:
         raise ValueError("not a mask: it holds grey values")
     if above > stored.size / 2:
         raise ValueError("mask marks more than half of the image; is it inverted?")
-    return cv2.threshold(stored, top // 2, 1, cv2.THRESH_BINARY)[1]
+    marked = np.zeros(stored.shape, np.uint8)
+    marked[y : y + height, x : x + width] = part > top // 2
+    return marked
 
 
 def _size(shape: tuple[int, ...]) -> str:
