@@ -6,12 +6,13 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_exit
 from typing import TypeVar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 AHEAD = 2  # items a process that are handed out at a time
 FEWEST_EACH = 16  # items a process; below, starting it takes longer than it saves
 # Of glibc: a process keeps the memory of one large image for the next, instead of handing it back and asking again,
@@ -39,7 +40,8 @@ def each(
     if workers == 1:
         yield from ((item, function(item)) for item in items)
         return
-    todo, under_way = deque(items), {}  # type: deque[Item], dict[Future[Result], Item]
+    todo = deque(items)
+    under_way: dict[Future[Result], Item] = {}
     pool = _pool(workers)
     try:
         while todo or under_way:

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGExtended12Bit,
@@ -85,6 +86,22 @@ def test_voi_lut_goes_before_the_window(tmp_path):
 def test_signed_values(tmp_path):
     made = dataset((RAMP.astype(np.int32) - 2000).astype(np.int16), PixelRepresentation=1)
     assert eight_bit(tmp_path, made)[0].tolist() == FULL
+
+
+def test_bits_that_are_not_stored_do_not_count(tmp_path):
+    """Old files keep an overlay in the four bits above a 12-bit image."""
+    assert eight_bit(tmp_path, dataset(RAMP | 0x8000, BitsStored=12, HighBit=11))[0].tolist() == FULL
+
+
+def test_big_endian_values(tmp_path):
+    made = dataset(RAMP)
+    made.PixelData = RAMP.astype(">u2").tobytes()
+    made.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    path = tmp_path / "x.dcm"
+    pydicom.dcmwrite(path, made, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    image = read_image(path)
+    assert image.stored.dtype.isnative
+    assert image.eight_bit(image.stored)[0].tolist() == FULL
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
-from pydicom.uid import RLELossless
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, RLELossless
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,14 @@ def read_header(path: Path) -> Header | None:
     with _quiet():
         try:
             found = pydicom.dcmread(path, stop_before_pixels=True)
-            texts = (str(found.get(f"{key}InstanceUID") or "").strip() for key in ("Series", "SOP"))
-            sizes = (int(found.get(key) or 0) for key in ("BitsAllocated", "Rows", "Columns"))
-            return Header(*texts, *sizes, str(found.get("SeriesDescription") or ""))
+            return Header(
+                series=str(found.get("SeriesInstanceUID") or ""),
+                instance=str(found.get("SOPInstanceUID") or ""),
+                bits=int(found.get("BitsAllocated") or 0),
+                rows=int(found.get("Rows") or 0),
+                columns=int(found.get("Columns") or 0),
+                description=str(found.get("SeriesDescription") or ""),
+            )
         except Exception:  # whatever pydicom raises over a damaged file
             return None
 
@@ -70,6 +77,7 @@ def stored_values(data: mmap.mmap) -> tuple[np.ndarray, pydicom.Dataset]:
             array = pixel_array(dataset, view_only=True)  # a view of the pixels that the dataset holds
         except Exception:
             raise ValueError(_why_not_decoded(syntax)) from None
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # OpenCV would misread big-endian values
     if array.ndim != 2 or not array.size:
         raise ValueError(f"DICOM image of shape {array.shape}; a single grey image is needed")
     return array, dataset
@@ -92,7 +100,7 @@ def displayed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     return shown
 
 
-def _why_not_decoded(syntax: pydicom.uid.UID) -> str:
+def _why_not_decoded(syntax: UID) -> str:
     if not syntax.is_compressed or syntax == RLELossless:
         return "damaged or truncated pixels"
     try:
