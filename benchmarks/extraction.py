@@ -56,7 +56,8 @@ def make(root: Path) -> None:
         rows.append(dict(zip(toy.CBIS_COLUMNS, values, strict=True)))
         print(f"\r{number + 1} of {IMAGES} mammograms written", end="", flush=True)
     print()
-    (root / "mass_case_description_train_set.csv").write_bytes(toy.cbis_table(rows))
+    for name, part in (("train", rows[:-10]), ("test", rows[-10:])):
+        (root / f"mass_case_description_{name}_set.csv").write_bytes(toy.cbis_table(part))
 
 
 def pairs_of(root: Path, index: pd.DataFrame) -> list[tuple[Path, Path]]:

@@ -101,11 +101,18 @@ def test_a_walk_survives_circles_and_locked_folders(tmp_path, monkeypatch):
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path)] == ["a/b/file"]
+    refused = []
+    assert [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path, refused)] == ["a/b/file"]
+    assert refused == [tmp_path / "locked"]
+    with pytest.raises(PermissionError):  # where nothing may be missing
+        list(walk_files(tmp_path))
 
 
 def test_mask_of_confidential_data_takes_what_follows_the_path():
     mask = Mask.of({"dataset.root": "/secret/clinic"}, confidential=True)
-    assert mask("cannot open '/secret/clinic/Jane Doe/1.dcm': no") == "cannot open '<dataset.root>': no"
+    assert (
+        mask("cannot open '/secret/clinic/Pat O'Brien: 1951/1.dcm'\nnext")
+        == "cannot open '<dataset.root>\nnext"
+    )
     assert mask("dataset.root=/secret/clinic seed=1") == "dataset.root=<dataset.root> seed=1"
     assert Mask.of({"dataset.root": "/secret/clinic"})("/secret/clinic/1.dcm") == "<dataset.root>/1.dcm"

@@ -116,3 +116,11 @@ def test_published_counts_are_those_of_masses():
 
 def test_custom_data_needs_no_count_before_it_trains():
     assert config_of("stage=extract_patches", "dataset=custom").public_count is None
+
+
+def test_a_private_run_on_data_of_ones_own_names_its_patients():
+    words = ("stage=train_classifier", "dataset=custom", "privacy.public_count=100")
+    with pytest.raises(UserError, match=r"dataset\.population=NAME"):
+        config_of(*words)
+    assert config_of(*words, "dataset.population=clinic").dataset.population == "clinic"
+    config_of(*words[:2], "privacy.epsilon=inf")

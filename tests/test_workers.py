@@ -75,3 +75,28 @@ def test_workers_end_with_a_killed_parent():
 def tell(item: int) -> int:
     time.sleep(0.1)
     return os.getpid()
+
+
+def loaded(item: int) -> set[str]:
+    return {"torch", "pandas", "hydra", "pydantic"} & set(sys.modules)
+
+
+def test_a_worker_of_the_command_line_loads_no_torch(tmp_path):
+    """What a worker holds while python -m mammo_dp is its parent: one image, and not the parent's libraries."""
+    code = (
+        "import runpy, sys; sys.argv = ['mammo_dp', '--version']\n"
+        "try: runpy.run_module('mammo_dp', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit: pass\n"
+        "import torch, pandas; from mammo_dp.workers import each; from tests.test_workers import loaded\n"
+        "print([found for _, found in each(loaded, range(3), workers=2)])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.splitlines()[-1] == "[set(), set(), set()]", ran.stderr
+
+
+def test_workers_that_cannot_start_are_an_error(tmp_path):
+    script = tmp_path / "without_guard.py"
+    script.write_text("from mammo_dp.workers import each\nprint(list(each(abs, [1, 2, 3], workers=2)))\n")
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode != 0
+    assert "no worker process can start" in ran.stderr

@@ -1,6 +1,6 @@
 import sys
 
-from mammo_dp.cli import main
+if __name__ == "__main__":  # worker processes import this module too, and need nothing of the command line
+    from mammo_dp.cli import main
 
-if __name__ == "__main__":  # worker processes import this module too
     sys.exit(main())

@@ -140,7 +140,7 @@ def tree_identity(root: Path) -> str:
     is no file.
     """
     entries: list[tuple[str, ...]] = []
-    for path in walk_files(root):
+    for path in walk_files(root, refused=[]):
         name = path.relative_to(root).as_posix()
         stat = path.stat()
         if path.suffix.lower() == ".csv":
@@ -152,10 +152,11 @@ def tree_identity(root: Path) -> str:
     return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
 
 
-def walk_files(root: Path) -> Iterator[Path]:
+def walk_files(root: Path, refused: list[Path] | None = None) -> Iterator[Path]:
     """All files below `root` in sorted order, links followed, each real folder entered once on a way down.
 
-    Hidden files, folders that may not be read and links that lead nowhere are passed over.
+    Hidden files and links that lead nowhere are passed over. Folders that may not be read are added to `refused`;
+    without it, they raise OSError.
     """
 
     def descend(folder: str, ancestors: frozenset[str]) -> Iterator[Path]:
@@ -163,7 +164,10 @@ def walk_files(root: Path) -> Iterator[Path]:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
-            return  # not for us to read; who needs a file in it will miss it and say so
+            if refused is None:
+                raise
+            refused.append(Path(folder))
+            return
         for entry in entries:
             try:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
@@ -410,7 +414,7 @@ class Mask:
         return cls(tuple(sorted(pairs.items(), key=lambda pair: -len(pair[0]))), confidential)
 
     def __call__(self, text: str) -> str:
-        below = r"(?:/[^\n'\":]*)?" if self.confidential else ""
+        below = r"(?:/[^\n]*)?" if self.confidential else ""
         for path, key in self.paths:
             text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w-]){below}", f"<{key}>", text)
         return text

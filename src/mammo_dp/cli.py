@@ -305,5 +305,7 @@ def _summarise(artifact: Any) -> None:
 
         if words := headline(artifact):
             _say(words)
+    if artifact.manifest["stage"] == "extract_patches":
+        _say(f"look at: {artifact.folder / 'contact_sheet.png'} and data_card.md beside it")
     if artifact.manifest["stage"] == "report":
         _say(f"report: {artifact.folder / 'report.html'}")

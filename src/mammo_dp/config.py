@@ -23,6 +23,7 @@ StageName = Literal[
     "export",
 ]
 Split = Literal["official", "paper"]
+UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 LARGEST_POISSON_EPSILON = 300.0  # beyond, calibration takes minutes and the claim is empty
 
 
@@ -339,6 +340,11 @@ class Config(Section):
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "
                 "privacy.public_count=N, or privacy.epsilon=inf"
+            )
+        if self.dataset.population == UNNAMED_POPULATION and self.stage in ("train_classifier", "export"):
+            raise ValueError(
+                "a private run on data of your own needs the name of its patients: set dataset.population=NAME, one "
+                "word for all tables of the same patients, since their releases are added up under it"
             )
         if not self.is_full_batch and privacy.epsilon > LARGEST_POISSON_EPSILON:
             raise ValueError(

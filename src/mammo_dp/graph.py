@@ -76,7 +76,8 @@ def _raw_data(config: Config, store: Store) -> dict[str, str]:
         if not folder.is_dir():
             if source.optional:
                 continue
-            raise UserError(_no_data(config, name, folder, "does not exist"))
+            fault = "is a file; give its folder" if folder.is_file() else "does not exist"
+            raise UserError(_no_data(config, name, folder, fault))
         try:
             identities[name] = _identity(config, folder, source.reader)
         except FileNotFoundError:

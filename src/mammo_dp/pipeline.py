@@ -264,9 +264,18 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
             }
         )
     except Exception as error:
-        artifacts.write_error(node.folder, error, overrides=overrides, mask=mask, confidential=confidential)
+        words = [_without_path(word, node.config) for word in overrides]
+        artifacts.write_error(node.folder, error, overrides=words, mask=mask, confidential=confidential)
         error.add_note(f"error.txt is in {node.folder}")  # of the node that failed, perhaps an input
         raise
+
+
+def _without_path(override: str, config: Config) -> str:
+    """An override as it may be kept: a path of outside data is not recognised by its value, which can be written in
+    several ways, but by its key."""
+    key = _key(override)
+    private = key.startswith("dataset.sources") and config.dataset.is_confidential
+    return f"{key}=<{key}>" if private or key in outside_paths(config) else override
 
 
 def _ledger_record(node: Node, result: StageResult) -> dict[str, Any]:
@@ -302,6 +311,8 @@ def outside_paths(config: Config) -> dict[str, str]:
     }
     if data.root is not None:
         paths["dataset.root"] = data.root
+    if data.is_confidential:
+        paths["outputs"] = config.outputs  # may lie beside the data
     if config.classifier.weights_file is not None and not config.classifier.weights.startswith("pkg:"):
         paths["classifier.weights"] = config.classifier.weights
     if config.synthetic.root is not None and Path(config.synthetic.root).is_absolute():

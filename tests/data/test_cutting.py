@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammo_dp.data import cutting
-from mammo_dp.data.cutting import Cut, Geometry, Task, cut_image
+from mammo_dp.data.cutting import Geometry, Place, Task, cut_image
 from mammo_dp.data.patches import Box, window
 from mammo_dp.data.records import MaskFile, Outline, WholeImage
 
@@ -19,8 +19,13 @@ def png(path, array):
     return path
 
 
-def one(image, region, geometry=PAPER) -> Cut | str:
+def one(image, region, geometry=PAPER) -> Place | str:
     return cut_image(Task(image, ((7, region),), geometry)).outcomes[7]
+
+
+def patch_of(image, region, geometry=PAPER) -> np.ndarray:
+    png = cut_image(Task(image, ((7, region),), geometry)).pngs[7]
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 def rectangle(x0, y0, x1, y1) -> Outline:
@@ -54,7 +59,7 @@ def test_any_lesion_anywhere(
     path = png(folder / "image.png", image.astype(np.uint16) * 200 if deep else image)
     region = MaskFile((png(folder / "mask.png", mask),)) if by_mask else rectangle(x0, y0, x1, y1)
     found = one(path, region, Geometry("contour", margin, min_side, 128))
-    assert isinstance(found, Cut), found
+    assert isinstance(found, Place), found
     assert found.box == Box(x0, y0, x1, y1)
 
     square = window(found.box, shape=(height, width), margin=margin, min_side=min_side)
@@ -80,7 +85,7 @@ def test_any_lesion_anywhere(
     )
     interpolation = cv2.INTER_AREA if side >= 128 else cv2.INTER_LINEAR
     expected = cv2.resize(eight[np.ix_(rows, columns)], (128, 128), interpolation=interpolation)
-    patch = cv2.imdecode(np.frombuffer(found.png, np.uint8), cv2.IMREAD_UNCHANGED)
+    patch = patch_of(path, region, Geometry("contour", margin, min_side, 128))
     assert patch.shape == (128, 128)
     assert patch.dtype == np.uint8
     assert np.abs(patch.astype(int) - expected).max() <= (1 if deep else 0)
@@ -100,7 +105,7 @@ def image(tmp_path):
 
 def test_outline_lies_on_the_lesion_in_the_patch(image):
     found = one(image, rectangle(100, 150, 200, 250))
-    assert isinstance(found, Cut)
+    assert isinstance(found, Place)
     outline = np.array(found.outline)
     # side 128 + 120 = 248 px from (26, 76), shrunk to 128
     assert np.abs(outline.min(0) - (np.array([100, 150]) - (26, 76)) * 128 / 248).max() <= 1
@@ -116,9 +121,9 @@ def test_all_lesions_of_an_image_from_one_reading(image, monkeypatch):
     task = Task(image, ((3, rectangle(5, 5, 50, 50)), (1, outside), (2, rectangle(90, 5, 99, 50))), PAPER)
     result = cut_image(task)
     assert len(reads) == 1
-    assert isinstance(result.outcomes[3], Cut)
+    assert isinstance(result.outcomes[3], Place)
     assert "outside" in result.outcomes[1]  # type: ignore[operator]
-    assert isinstance(result.outcomes[2], Cut)
+    assert isinstance(result.outcomes[2], Place)
     assert len(result.thumbnail) == 32 * 32
     assert len(result.sha256) == 64
 
@@ -131,9 +136,7 @@ def test_no_patch_of_a_single_grey_value(tmp_path):
 
 def test_prepared_patches_are_taken_whole(tmp_path, image):
     square = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
-    found = one(png(tmp_path / "x.png", square), WholeImage())
-    assert isinstance(found, Cut)
-    assert np.array_equal(cv2.imdecode(np.frombuffer(found.png, np.uint8), cv2.IMREAD_UNCHANGED), square)
+    assert np.array_equal(patch_of(png(tmp_path / "x.png", square), WholeImage()), square)
     assert "not square" in one(image, WholeImage())
 
 
@@ -151,14 +154,30 @@ def test_the_mask_among_candidates(tmp_path, image):
     mask = np.zeros((400, 300), np.uint8)
     mask[100:150, 100:150] = 255
     good, missing = png(tmp_path / "m.png", mask), tmp_path / "none.png"
-    assert isinstance(one(image, MaskFile((image, good, missing))), Cut)
+    assert isinstance(one(image, MaskFile((image, good, missing))), Place)
     assert one(image, MaskFile((missing,))) == "file cannot be read (No such file or directory)"
     assert "2 files look like" in one(image, MaskFile((good, good)))
 
 
-def test_workers_load_neither_torch_nor_pandas():
-    import subprocess
-    import sys
+def test_thumbnails_do_not_tell_depth_or_scale(tmp_path):
+    """What duplicates.py compares: the same film at 8 bits, at 16 bits, at half the size, and another film."""
+    coarse = np.random.default_rng(1).integers(20, 200, (10, 8), dtype=np.uint8)
+    film = cv2.resize(coarse, (1200, 1600), interpolation=cv2.INTER_LINEAR)
+    other = film[::-1]
+    half = cv2.resize(film, (600, 800), interpolation=cv2.INTER_AREA)
+    forms = {"8": film, "16": film.astype(np.uint16) * 100, "half": half, "other": other}
+    thumbnails = {}
+    for name, array in forms.items():
+        task = Task(png(tmp_path / f"{name}.png", np.ascontiguousarray(array)), (), PAPER)
+        thumbnails[name] = np.frombuffer(cut_image(task).thumbnail, np.uint8).astype(int)
+    for name in ("16", "half"):
+        assert np.abs(thumbnails[name] - thumbnails["8"]).max() <= 2, name
+    assert np.abs(thumbnails["other"] - thumbnails["8"]).max() > 50
 
-    code = "import sys, mammo_dp.data.cutting, mammo_dp.workers; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+def test_a_fault_of_ours_is_a_reason_that_shows(image, monkeypatch):
+    def breaks(*arguments, **options):
+        raise KeyError("Anna")
+
+    monkeypatch.setattr(cutting.patches, "window", breaks)
+    assert one(image, rectangle(5, 5, 50, 50)) == "unexpected KeyError over this image; please report it"

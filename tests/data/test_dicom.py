@@ -1,9 +1,9 @@
 """Pixels of DICOM files as they are meant to be seen; the other side of each comparison is worked out by hand."""
 
 import io
-import mmap
 import re
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -12,6 +12,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -93,6 +94,16 @@ def test_bits_that_are_not_stored_do_not_count(tmp_path):
     assert eight_bit(tmp_path, dataset(RAMP | 0x8000, BitsStored=12, HighBit=11))[0].tolist() == FULL
 
 
+def test_padding_is_no_grey_value(tmp_path):
+    """Outside the image -32768, inside 1000 to 1400: without a rule, all tissue would be white."""
+    array = (RAMP // 10 + 1000).astype(np.int16)
+    array[0] = -32768
+    made = dataset(array, PixelRepresentation=1)
+    made.add_new("PixelPaddingValue", "SS", -32768)
+    assert eight_bit(tmp_path, made)[1].tolist() == FULL
+    assert eight_bit(tmp_path, made)[0].tolist() == [0] * 5
+
+
 def test_big_endian_values(tmp_path):
     made = dataset(RAMP)
     made.PixelData = RAMP.astype(">u2").tobytes()
@@ -102,6 +113,16 @@ def test_big_endian_values(tmp_path):
     image = read_image(path)
     assert image.stored.dtype.isnative
     assert image.eight_bit(image.stored)[0].tolist() == FULL
+
+
+def test_baseline_jpeg(tmp_path):
+    """8 bits, with the losses of JPEG."""
+    smooth = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    made = dataset(smooth)
+    made.PixelData = pydicom.encaps.encapsulate([cv2.imencode(".jpg", smooth)[1].tobytes()])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    assert np.abs(eight_bit(tmp_path, made).astype(int) - smooth * (255 / 252)).max() < 8
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
@@ -127,13 +148,15 @@ def nan_window() -> bytes:
     return data.replace(b"1234567", b"NaN    ").replace(b"7654321", b"NaN    ")
 
 
-def mapped(data: bytes) -> mmap.mmap:
-    memory = mmap.mmap(-1, len(data))
-    memory[:] = data
-    return memory
+def odd_header() -> bytes:
+    """One byte of the VR of PhotometricInterpretation, and nobody can read it."""
+    data = saved(dataset(RAMP))
+    at = data.index(b"\x28\x00\x04\x00CS")
+    return data[: at + 4] + b"CX" + data[at + 6 :]
 
 
 DAMAGED = {
+    "odd header": (odd_header(), "DICOM"),
     "not DICOM": (b"hello" * 100, "not a DICOM file"),
     "cut in the header": (saved(dataset(RAMP))[:200], "DICOM header"),
     "cut in the pixels": (saved(dataset(RAMP))[:-20], "damaged or truncated pixels"),
@@ -152,7 +175,7 @@ DAMAGED = {
 def test_damage_is_a_reason_that_quotes_nothing(name):
     data, reason = DAMAGED[name]
     with pytest.raises(ValueError, match=re.escape(reason)) as caught:
-        dicom.displayed(*dicom.stored_values(mapped(data)))
+        dicom.displayed(*dicom.stored_values(io.BytesIO(data)))
     assert "Doe" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mammo_dp.data.duplicates import Seen, clusters, contradicts, dropped
+from mammo_dp.data.duplicates import Cut, clusters, contradicts, dropped
 from mammo_dp.data.patches import Box
 
 RNG = np.random.default_rng(0)
@@ -10,8 +10,8 @@ FILM, OTHER = (RNG.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(2))
 BOX, NEAR, FAR = Box(100, 100, 200, 200), Box(110, 110, 210, 205), Box(160, 160, 260, 260)
 
 
-def seen(number, thumbnail=FILM, box=BOX, *, malignant=False, shape=(1000, 800), group="bcdr") -> Seen:
-    return Seen(number, group, thumbnail.tobytes(), shape, box, malignant)
+def cut(number, thumbnail=FILM, box=BOX, *, malignant=False, shape=(1000, 800)) -> Cut:
+    return Cut(number, thumbnail.tobytes(), shape, box, malignant)
 
 
 def numbers(found) -> list[list[int]]:
@@ -21,30 +21,30 @@ def numbers(found) -> list[list[int]]:
 def test_same_picture_and_place():
     copied = np.clip(FILM.astype(int) + RNG.integers(-2, 3, FILM.shape), 0, 255).astype(np.uint8)
     lesions = [
-        seen(0), seen(1, OTHER), seen(2, copied), seen(3, FILM, NEAR), seen(4, FILM, FAR), seen(5, group="other"),
+        cut(0), cut(1, OTHER), cut(2, copied), cut(3, FILM, NEAR), cut(4, FILM, FAR),
     ]  # fmt: skip
     assert numbers(clusters(lesions)) == [[0, 2, 3]]
 
 
 def test_the_same_film_at_another_scale():
     """Positions are compared as shares of the image."""
-    half = seen(1, box=Box(50, 50, 100, 100), shape=(500, 400))
-    assert numbers(clusters([seen(0), half])) == [[0, 1]]
-    assert clusters([seen(0), seen(1, shape=(500, 800), box=Box(100, 50, 200, 100))]) == []  # another aspect
-    assert clusters([seen(0), seen(1, shape=(500, 400))]) == []  # another place
+    half = cut(1, box=Box(50, 50, 100, 100), shape=(500, 400))
+    assert numbers(clusters([cut(0), half])) == [[0, 1]]
+    assert clusters([cut(0), cut(1, shape=(500, 800), box=Box(100, 50, 200, 100))]) == []  # another aspect
+    assert clusters([cut(0), cut(1, shape=(500, 400))]) == []  # another place
 
 
 def test_one_pixel_of_three_grey_levels_is_another_picture():
     changed = FILM.copy()
     changed[5, 5] = changed[5, 5] + 3 if changed[5, 5] < 250 else changed[5, 5] - 3
-    assert clusters([seen(0), seen(1, changed)]) == []
+    assert clusters([cut(0), cut(1, changed)]) == []
 
 
 def test_many_pictures_are_told_apart():
     """Against all pairs, one by one; thumbnails of real pictures are alike, so these are too."""
     base = cv2.GaussianBlur(RNG.random((32, 32)), (0, 0), 6)
     pictures = [np.rint(120 + 40 * base + RNG.normal(0, 1, (32, 32))).astype(np.uint8) for _ in range(60)]
-    lesions = [seen(n, pictures[n % 60]) for n in range(90)]
+    lesions = [cut(n, pictures[n % 60]) for n in range(90)]
     expected = set()
     for a in lesions:
         for b in lesions:
@@ -66,7 +66,7 @@ def test_many_pictures_are_told_apart():
     ],
 )
 def test_policies(policy, labels, gone):
-    cluster = [seen(n, malignant=bool(label)) for n, label in enumerate(labels)]
+    cluster = [cut(n, malignant=bool(label)) for n, label in enumerate(labels)]
     assert contradicts(cluster) == (len(set(labels)) > 1)
     members, why = dropped(cluster, policy)
     assert [member.number for member in members] == gone
@@ -75,4 +75,4 @@ def test_policies(policy, labels, gone):
 
 def test_nothing_to_compare():
     assert clusters([]) == []
-    assert clusters([seen(0)]) == []
+    assert clusters([cut(0)]) == []

@@ -1,12 +1,13 @@
 import io
-import struct
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from mammo_dp.data.cutting import Geometry, Task, cut_image
 from mammo_dp.data.images import read_image, read_mask, to_uint8, why_unreadable
+from mammo_dp.data.records import WholeImage
 
 RNG = np.random.default_rng(0)
 GREY = cv2.GaussianBlur(RNG.integers(0, 256, (60, 50), dtype=np.uint8), (0, 0), 2)
@@ -62,13 +63,47 @@ def several_pages() -> bytes:
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.98])
 def test_a_file_cut_short_is_never_half_an_image(tmp_path, extension, kept):
     data = by_pillow("L", "tiff") if extension == ".tif" else encoded(extension, GREY)
-    with pytest.raises(ValueError, match=r"readable|empty"):
+    with pytest.raises(ValueError, match=r"readable|empty|damaged TIFF"):
         eight_bit(tmp_path, data[: int(len(data) * kept)])
+
+
+def tiff(array: np.ndarray, tags: dict[int, int] | None = None, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "tiff", tiffinfo=tags or {}, **options)
+    return file.getvalue()
+
+
+def damaged_lzw() -> bytes:
+    data = bytearray(tiff(RNG.integers(0, 256, (300, 300), dtype=np.uint8), compression="tiff_lzw"))
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    return bytes(data)
+
+
+def several_frames() -> bytes:
+    file = io.BytesIO()
+    page = Image.fromarray(GREY)
+    page.save(file, "png", save_all=True, append_images=[Image.fromarray(GREY[::-1].copy())])
+    return file.getvalue()
+
+
+def turned(form: str) -> bytes:
+    """A file that says "turn me": viewers show it upright, and positions read off there would be wrong here."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(GREY).save(file, form, exif=exif)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
     ("data", "name", "reason"),
     [
+        (turned("jpeg"), "x.jpg", "says that it is turned"),
+        (turned("tiff"), "x.tif", "says that it is turned"),
+        (turned("png"), "x.png", "says that it is turned"),
+        (tiff(GREY.astype(np.uint16) * 99, {262: 0}), "x.tif", "white as zero"),
+        (damaged_lzw(), "x.tif", "damaged TIFF"),
+        (several_frames(), "x.png", "several pages"),
         (b"text", "x.png", "not a readable image"),
         (b"text", "x.dcm", "not a DICOM file"),
         (several_pages(), "x.tif", "several pages"),
@@ -141,8 +176,41 @@ def test_masks_of_another_size(tmp_path):
     assert "0.5%" in mask(tmp_path, tall, (1000, 800))[1]
 
 
-def test_pages_of_a_damaged_tiff_end():
-    """A directory that points at itself must not be followed for ever."""
-    from mammo_dp.data.images import _pages
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.uint32, np.float64])
+def test_colours_of_any_type_are_read_or_refused(tmp_path, kind):
+    """OpenCV reads some of these and converts few; whatever it does is no crash."""
+    path = tmp_path / "x.tif"
+    path.write_bytes(cv2.imencode(".tif", np.dstack([GREY] * 3).astype(kind))[1].tobytes())
+    found = cut_image(Task(path, ((0, WholeImage()),), Geometry("contour", 60, 128, 128))).outcomes[0]
+    assert isinstance(found, str)
+    assert found.startswith(("published patch of 60x50", "not a readable image"))
 
-    assert _pages(b"II*\0" + struct.pack("<IHI", 8, 0, 8)) == 1
+
+def test_soft_masks_of_floats(tmp_path):
+    assert np.array_equal(mask(tmp_path, PLANTED.astype(np.float32) * 0.9, (100, 80), ".tif")[0], PLANTED)
+
+
+def test_a_crop_is_no_mask(tmp_path):
+    """Pictures of bright lesions with sharp edges, which half of the range would divide as a mask does."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        crop = cv2.resize(
+            rng.integers(10, 70, (12, 10), dtype=np.uint8), (200, 250), interpolation=cv2.INTER_LINEAR
+        )
+        lesion = cv2.ellipse(np.zeros_like(crop), (100, 120), (40, 55), 0, 0, 360, 255, -1) > 0
+        texture = cv2.resize(rng.integers(130, 255, (30, 24), dtype=np.uint8), (200, 250))
+        crop[lesion] = texture[lesion]
+        with pytest.raises(ValueError, match="grey values"):
+            mask(tmp_path, crop, (250, 200))
+
+
+def test_a_map_of_probabilities_is_no_mask(tmp_path):
+    chances = PLANTED.astype(np.float32) * 0.9
+    chances[22:26, 12:16] = 1
+    with pytest.raises(ValueError, match="several labels"):
+        mask(tmp_path, chances, (100, 80), ".tif")
+
+
+def test_no_reason_is_empty():
+    for error in (MemoryError(), ValueError(), cv2.error(), OSError()):
+        assert why_unreadable(error)

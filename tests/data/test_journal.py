@@ -1,11 +1,9 @@
-import json
-
 import cv2
 import numpy as np
 import pytest
 
 from mammo_dp.data import journal
-from mammo_dp.data.cutting import Cut, Geometry, Task
+from mammo_dp.data.cutting import Geometry, Place, Task
 from mammo_dp.data.records import Outline
 
 GEOMETRY = Geometry(box="contour", margin=10, min_side=20, size=16)
@@ -47,7 +45,7 @@ def run(tmp_path, monkeypatch):
 def test_finished_images_are_not_read_again(run, tasks):
     first = run(tasks)
     assert run.read == ["0", "1", "2", "3"]
-    assert all(isinstance(outcome, Cut) for outcome in first.values())
+    assert all(isinstance(outcome, Place) for outcome in first.values())
     assert run(tasks) == first
     assert run.read == []
 
@@ -70,16 +68,10 @@ def test_failures_are_tried_again(run, tasks):
     tasks[2].image_path.write_bytes(b"damaged")
     assert "not a readable image" in run(tasks)[4]
     tasks[2].image_path.write_bytes(good)
-    assert isinstance(run(tasks)[4], Cut)
+    assert isinstance(run(tasks)[4], Place)
     assert run.read == ["2"]
 
 
 def test_a_crash_of_the_worker_is_a_reason(run, tasks, monkeypatch):
     monkeypatch.setattr(journal, "each", lambda function, items, workers: ((item, None) for item in items))
     assert set(run(tasks).values()) == {journal.CRASHED}
-
-
-def test_the_journal_is_text(run, tasks):
-    run(tasks)
-    for line in (run.folder / "done.jsonl").read_text().splitlines():
-        assert json.loads(line).keys() == {"sha256", "shape", "thumbnail", "outcomes"}

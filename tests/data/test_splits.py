@@ -43,7 +43,7 @@ def test_a_table_without_splits_is_divided_by_patient():
     assert again[::-1] == assigned  # whoever else is there
 
 
-@pytest.mark.parametrize("stated", ["val", "test"])
+@pytest.mark.parametrize("stated", ["train", "val", "test"])
 def test_a_stated_split_stays(stated):
     data = config_of("dataset=custom", "dataset.test_fraction=0.5").dataset
     for i in range(20):

@@ -25,8 +25,8 @@ def read(tmp_path, content: bytes | str, **options):
     ],
 )
 def test_forms_of_the_same_table(tmp_path, content):
-    ((number, row),) = read(tmp_path, content)
-    assert (number, row["a"], row["b_c"], row[FAULT]) == (2, "1", "2", "")
+    ((_, row),) = read(tmp_path, content)
+    assert (row["a"], row["b_c"], row[FAULT]) == ("1", "2", "")
 
 
 def test_latin_1(tmp_path):
@@ -34,12 +34,26 @@ def test_latin_1(tmp_path):
 
 
 def test_faults_of_one_row_leave_the_others(tmp_path):
-    rows = read(tmp_path, 'a,b_c\n1,2,3\n"x\ny",2\n5,6\n7\n')
-    faults = [row[FAULT] for _, row in rows]
-    assert "more values" in faults[0]
-    assert "line break" in faults[1]
-    assert faults[2:] == ["", ""]
-    assert rows[3] == (5, {"a": "7", "b_c": "", FAULT: ""})
+    rows = read(tmp_path, "a,b_c\n1,2,3\n5,6\n7\n")
+    assert [row[FAULT] for _, row in rows] == ["more values than columns", "", ""]
+    assert rows[2] == (4, {"a": "7", "b_c": "", FAULT: ""})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'a,b_c\n"x\ny",2\n5,6\n',
+        'a,comment,b_c\n1,"12 mm,2\n3,ok,4\n5,so called 3" marker,6\n',  # row 4 would stand under row 2
+        'a,b_c,comment\n1,2,"spiculated\n3,4,ok\n5,6,clip"\n',
+    ],
+)
+def test_rows_inside_a_value_are_never_lost_in_silence(tmp_path, content):
+    with pytest.raises(UserError, match="row 2 of the table holds a line break inside a value"):
+        read(tmp_path, content)
+
+
+def test_numbers_are_those_of_a_spreadsheet(tmp_path):
+    assert [number for number, _ in read(tmp_path, 'a,b_c\n1,2\n\n,\n"3\n",4\n5,6\n')] == [2, 5, 6]
 
 
 def test_line_breaks_in_columns_that_nobody_reads(tmp_path):

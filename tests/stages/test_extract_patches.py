@@ -117,7 +117,7 @@ MASKS: dict[str, tuple[bytes | None, str]] = {
 }
 ROWS: dict[str, tuple[str, str]] = {
     "no patient": (",benign,,1 1 50 50", "patient_id is empty"),
-    "no label": ("P9,,,1 1 50 50", "label is not"),
+    "no label": ("P9,,,1 1 50 50", "label is empty"),
     "negative box": ("P9,benign,,-5 1 50 50", "negative coordinate"),
     "box outside": ("P9,benign,,900 900 950 950", "outside the image"),
     "box turned": ("P9,benign,,50 50 1 1", "without an extent"),
@@ -231,17 +231,26 @@ def test_a_table_that_cannot_be_used_is_one_sentence(place, content, sentence):
     assert str(folder) not in told
 
 
-def test_damage_in_the_official_forms(place):
-    """A folder nobody may enter, links in a circle, a damaged header: the other rows give their patches."""
+def test_damage_in_the_official_forms(place, monkeypatch):
+    """Folders nobody may enter, links in a circle, a damaged header: the other rows give their patches."""
     assert place.run(STAGE, *place.small) == cli.DONE
     clean = PatchSet.load(Node.of(config_of(*place.small), "extract_patches").artifact())
     (tree,) = (place.root / "toy").glob("*/cbis-ddsm/CBIS-DDSM")
     os.symlink(tree, tree / "circle")
     os.symlink("self", tree / "self")
-    masks = sorted(tree.glob("*/*/*/1-1.dcm"))
-    masks[0].write_bytes(masks[0].read_bytes()[:150])
+    image = next(tree.glob("*_CC/*/*/1-1.dcm"))
+    image.write_bytes(image.read_bytes()[:150])
+    locked = next(folder for folder in sorted(tree.glob("*_MLO_1")))
     sources = place.root / "raw"
     os.rename(tree.parents[1], sources)
+    scan = os.scandir
+
+    def scandir(folder):
+        if Path(folder).name == locked.name:  # tests may run as root, who may enter anything
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
     words = (
         "dataset=cbis_bcdr", f"dataset.root={sources}", "dataset.split=official", f"outputs={place.outputs}",
         "dataset.max_skipped=0.2",
@@ -249,8 +258,12 @@ def test_damage_in_the_official_forms(place):
     assert place.run(STAGE, *words) == cli.DONE
     damaged = PatchSet.load(Node.of(config_of(*words), "extract_patches").artifact())
     kept = set(damaged.index["source_sha256"])
-    assert 0 < len(clean) - len(damaged) <= 2
-    assert kept <= set(clean.index["source_sha256"])
+    assert kept < set(clean.index["source_sha256"])
+    (folder,) = [folder for folder in place.folders("extract_patches") if "cbis_bcdr" in folder.name]
+    skipped = pd.read_csv(folder / "skipped.csv")
+    assert len(clean) - len(damaged) == len(skipped) - 1  # and one line for the folder
+    assert f"folder {locked.name}" in set(skipped["row"])
+    assert {"damaged DICOM header", "folder cannot be read"} <= set(skipped["reason"]) or len(skipped) >= 3
 
 
 # --- confidentiality ----------------------------------------------------------------------------------------------
@@ -321,12 +334,61 @@ def test_nothing_under_outputs_names_a_patient(place, monkeypatch):
     assert leaked(place.outputs) == []
     assert not any(word in place.said()[0].lower() for word in PLANTED)
 
-    pseudonyms = folder / "Zwetschge.pseudonyms.csv"
+    pseudonyms = folder / "pseudonyms.csv"
     assert stat.S_IMODE(pseudonyms.stat().st_mode) == 0o600
     mapping = pd.read_csv(pseudonyms).set_index("patient_id")["pseudonym"]
     index = pd.read_csv(only_folder(place) / "index.csv")
     assert set(index["patient"]) <= set(mapping)
     assert leaked(folder)  # the control: the search does find
+
+
+@pytest.mark.parametrize("written", ["Zwetschge\\, Maria", "${oc.env:PLANTED}/Zwetschge\\, Maria"])
+def test_a_root_that_is_written_in_another_way_is_not_kept(place, monkeypatch, written):
+    """Hydra takes escapes and the environment, so the word that was typed is not the path."""
+    folder = place.root / "Zwetschge, Maria"
+    folder.mkdir()
+    (folder / "masses.csv").write_text("image,patient_id,label,box\nnone.png,1,benign,1 1 9 9\n")
+    monkeypatch.setenv("PLANTED", str(place.root))
+    monkeypatch.chdir(place.root)
+    assert (
+        place.run(STAGE, "dataset=custom", f"dataset.root={written}", f"outputs={place.outputs}")
+        == cli.FAILED
+    )
+    assert (only_folder(place) / "error.txt").is_file()
+    assert leaked(place.outputs) == []
+
+
+def test_one_patient_in_two_tables_is_in_one_split(place):
+    for name, split in (("a", "train"), ("b", "test")):
+        folder = place.root / "raw" / name
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(encoded(IMAGE))
+        (folder / "masses.csv").write_text(
+            f"image,patient_id,label,box,split\na.png,1,benign,1 1 90 90,{split}\n"
+        )
+    words = (
+        STAGE, "dataset=custom", f"dataset.root={place.root}/raw", "dataset.sources.custom.root=a",
+        "+dataset.sources.second={reader:custom,root:b,role:external}", f"outputs={place.outputs}",
+        f"dataset.pseudonyms={place.root}/p.csv",
+    )  # fmt: skip
+    assert place.run(*words) == cli.FAILED
+    assert "put one patient into train and test" in place.said()[1]
+
+
+def test_a_mass_and_a_calcification_in_one_place_are_no_copies(place):
+    films = texture()
+    row = {"lw_x_points": "80 140 140 80", "lw_y_points": "100 100 150 150", "image_filename": "film.tif"}
+    calc = row | {"mammography_nodule": "0", "mammography_calcification": "1", "classification": "Benign"}
+    subset(place.root / "raw/bcdr", "D01", row, calc)
+    cv2.imwrite(str(place.root / "raw/bcdr/BCDR-D01_dataset/film.tif"), films)
+    words = (
+        *ONLY_BCDR,
+        f"dataset.root={place.root}/raw",
+        f"outputs={place.outputs}",
+        "dataset.abnormality=all",
+    )
+    assert place.run(STAGE, *words, "dataset.duplicates=drop_conflicts") == cli.DONE
+    assert len(pd.read_csv(only_folder(place) / "index.csv")) == 2
 
 
 def test_pseudonyms_never_lie_below_outputs(place):
@@ -421,8 +483,8 @@ def overlapping_subsets(root: Path) -> Path:
             if number == 2:
                 rows[name] += [row | near, row | far]
             (root / f"bcdr/BCDR-{name}_dataset").mkdir(parents=True, exist_ok=True)
-            # F02 is scanned a little lighter and stored at another depth
-            stored = film if name == "F01" else np.clip(film.astype(int) + 1, 0, 255).astype(np.uint8)
+            # F02 is stored at another depth
+            stored = film if name == "F01" else film.astype(np.uint16) * 100
             cv2.imwrite(str(root / f"bcdr/BCDR-{name}_dataset/film_{number}.tif"), stored)
         subset(root / "bcdr", name, *rows[name])
     return root
@@ -445,19 +507,20 @@ def test_copies_in_the_test_set(place, policy, kept):
     assert metrics["skipped"] == {}  # copies are no faults
     assert len(list(folder.glob("bcdr/*/*/*.png"))) == len(kept)
     card = (folder / "data_card.md").read_text()
-    assert "3 clusters, 1 of them with both labels" in card
+    assert "Clusters of copies: 3,\nwith both labels: 1" in card
     assert "(contradictory)" in card
 
 
-def test_copies_in_training_data_are_dropped_within_a_patient_only(place):
-    """Whether a patient's image stays must not depend on another patient."""
+@pytest.mark.parametrize("policy", ["drop", "drop_conflicts"])
+def test_copies_in_training_data_are_told_and_stay(place, policy):
+    """Whether a patch stays must not depend on another one."""
     folder = place.root / "raw"
     folder.mkdir()
     (folder / "a.png").write_bytes(encoded(IMAGE))
     (folder / "b.png").write_bytes(encoded(IMAGE))
     rows = [
         "a.png,P1,benign,80 100 140 150,train",
-        "b.png,P1,benign,82 100 142 150,train",
+        "b.png,P1,malignant,82 100 142 150,train",
         "b.png,P2,benign,80 100 140 150,test",
     ]
     (folder / "masses.csv").write_text("\n".join(["image,patient_id,label,box,split", *rows]) + "\n")
@@ -465,14 +528,40 @@ def test_copies_in_training_data_are_dropped_within_a_patient_only(place):
         "dataset=custom",
         f"dataset.root={folder}",
         f"outputs={place.outputs}",
-        "dataset.duplicates=drop",
+        f"dataset.duplicates={policy}",
     )
     assert place.run(STAGE, *words) == cli.DONE
     index = pd.read_csv(only_folder(place) / "index.csv")
-    assert index["split"].tolist() == ["train", "test"]
-    metrics = json.loads((only_folder(place) / "metrics.json").read_text())
-    assert metrics["copies"]["across_splits"] == 1  # told, not mended in silence
+    assert index["split"].tolist() == ["train", "train", "test"]
+    told = json.loads((only_folder(place) / "metrics.json").read_text())["copies"]
+    assert told == {"clusters": 1, "contradictory": 1, "across_splits": 1}
     assert "(leak)" in (only_folder(place) / "data_card.md").read_text()
+
+
+def test_a_file_of_two_patients_and_a_lesion_of_two_labels_are_told(place):
+    folder = place.root / "raw"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded(IMAGE))
+    (folder / "b.png").write_bytes(encoded(texture()))
+    rows = [
+        "a.png,P1,benign,80 100 140 150,train,", "a.png,P2,benign,10 10 40 50,test,",
+        "b.png,P3,benign,80 100 140 150,train,left", "b.png,P3,malignant,10 10 40 50,train,left",
+        "b.png,P4,malignant,10 10 13 13,test,",
+    ]  # fmt: skip
+    (folder / "masses.csv").write_text(
+        "\n".join(["image,patient_id,label,box,split,lesion_id", *rows]) + "\n"
+    )
+    assert (
+        place.run(STAGE, "dataset=custom", f"dataset.root={folder}", f"outputs={place.outputs}") == cli.DONE
+    )
+    told, card = place.said()[0], (only_folder(place) / "data_card.md").read_text()
+    assert "8 notes in data_card.md" in told
+    assert (
+        "| custom | the same image file stands under two patients | 5 | row 2, row 3, row 4, row 5, row 6 |"
+        in card
+    )
+    assert "| custom | rows of one lesion with different labels | 2 | row 4, row 5 |" in card
+    assert "| custom | lesion smaller than 5 px, or larger than half of the image | 1 | row 6 |" in card
 
 
 # --- what it refuses and tells ------------------------------------------------------------------------------------
@@ -524,6 +613,29 @@ def test_a_full_disk_is_told_before_the_work_and_in_it(place, monkeypatch):
         assert place.run(STAGE, *place.small) == cli.FAILED
     assert "the disk is full; free some space and run the same command again" in place.said()[1]
     assert place.run(STAGE, *place.small) == cli.DONE
+
+
+def test_the_papers_split_is_of_its_own_patients(place):
+    folder = place.root / "raw"
+    folder.mkdir()
+    (folder / "masses.csv").write_text("image,patient_id,label,box\na.png,1,benign,1 1 9 9\n")
+    words = (
+        STAGE,
+        "dataset=custom",
+        f"dataset.root={folder}",
+        f"outputs={place.outputs}",
+        "dataset.split=paper",
+    )
+    assert place.run(*words) == cli.REFUSED
+    assert "use dataset.split=official" in place.said()[1]
+
+
+@pytest.mark.parametrize("root", [".", "raw"])
+def test_a_relative_root(place, monkeypatch, root):
+    raw = place.root / root
+    published(raw / "cbis-ddsm")
+    monkeypatch.chdir(place.root)
+    assert place.run(STAGE, "dataset=release", f"dataset.root={root}", f"outputs={place.outputs}") == cli.DONE
 
 
 def test_the_published_patches_are_masses_in_the_papers_split(place):

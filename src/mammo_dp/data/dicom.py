@@ -4,12 +4,12 @@ Nothing that pydicom says about a file is passed on: its messages can quote name
 """
 
 import logging
-import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -17,6 +17,8 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, RLELossless
+
+START = 132  # bytes at the beginning of a file that tell DICOM
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ class Header:
     description: str  # of the series
 
 
-def is_dicom(data: bytes | mmap.mmap) -> bool:
-    """Whether a file's first bytes (132 are enough) are those of a DICOM file."""
-    return data[128:132] == b"DICM"
+def is_dicom(start: bytes) -> bool:
+    """Whether the first START bytes of a file are those of a DICOM file."""
+    return start[128:START] == b"DICM"
 
 
 def read_header(path: Path) -> Header | None:
-    """The header alone, or None if there is none that can be read."""
+    """The header alone, or None if there is none in the file. Raises OSError from the disk."""
     with _quiet():
         try:
             found = pydicom.dcmread(path, stop_before_pixels=True)
@@ -49,32 +51,38 @@ def read_header(path: Path) -> Header | None:
                 columns=int(found.get("Columns") or 0),
                 description=str(found.get("SeriesDescription") or ""),
             )
+        except (OSError, MemoryError):
+            raise
         except Exception:  # whatever pydicom raises over a damaged file
             return None
 
 
-def stored_values(data: mmap.mmap) -> tuple[np.ndarray, pydicom.Dataset]:
+def stored_values(file: BinaryIO) -> tuple[np.ndarray, pydicom.Dataset]:
     """(height, width) array as stored, and the header. Raises ValueError with the reason."""
-    if not is_dicom(data):
+    if not is_dicom(file.read(START)):
         raise ValueError("not a DICOM file")
     with _quiet():
         try:
-            dataset = pydicom.dcmread(data)  # type: ignore[arg-type]
-            frames, samples = (
-                int(dataset.get("NumberOfFrames") or 1),
-                int(dataset.get("SamplesPerPixel") or 1),
-            )
+            file.seek(0)
+            dataset = pydicom.dcmread(file)
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            samples = int(dataset.get("SamplesPerPixel") or 1)
+            colour = str(dataset.get("PhotometricInterpretation"))
             syntax = dataset.file_meta.TransferSyntaxUID
+        except (OSError, MemoryError):
+            raise
         except Exception:
             raise ValueError("damaged DICOM header") from None
         if frames > 1:
             raise ValueError(f"multi-frame DICOM ({frames} frames); give one file a frame")
-        if samples > 1 or "PALETTE" in str(dataset.get("PhotometricInterpretation")):
+        if samples > 1 or "PALETTE" in colour:
             raise ValueError("colour DICOM; a grey image is needed")
         if "PixelData" not in dataset:
             raise ValueError("DICOM file without pixels")
         try:
             array = pixel_array(dataset, view_only=True)  # a view of the pixels that the dataset holds
+        except MemoryError:
+            raise
         except Exception:
             raise ValueError(_why_not_decoded(syntax)) from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # OpenCV would misread big-endian values
@@ -91,21 +99,31 @@ def displayed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     with _quiet():
         try:
             shown = apply_voi_lut(apply_modality_lut(values, dataset), dataset, index=0)
+            inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
         except Exception:
             raise ValueError("damaged rescale, window or VOI LUT") from None
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+    if inverted:
         shown = -shown.astype(np.float64)
     if not np.isfinite(shown).all():
         raise ValueError("rescale or window gives values that are not numbers")
     return shown
 
 
+def padding(dataset: pydicom.Dataset) -> int | None:
+    """The stored value that stands for no image (PixelPaddingValue), if the header names one."""
+    with _quiet():
+        try:
+            return int(dataset.PixelPaddingValue)
+        except Exception:  # none, or a damaged one
+            return None
+
+
 def _why_not_decoded(syntax: UID) -> str:
-    if not syntax.is_compressed or syntax == RLELossless:
-        return "damaged or truncated pixels"
+    if not syntax.is_transfer_syntax or not syntax.is_compressed or syntax == RLELossless:
+        return "damaged or truncated pixels; copy the file again"
     try:
         available = get_decoder(syntax).is_available
-    except NotImplementedError:
+    except (NotImplementedError, ValueError):
         available = False
     name = f"{syntax.name} ({syntax})"
     if available:

@@ -12,46 +12,45 @@ from mammo_dp.data.patches import Box
 
 SAME_PICTURE = 2  # grey levels of 255 by which no pixel of two thumbnails may differ more
 SAME_LESION = 0.5  # intersection over union of the boxes, from here on
-SAME_ASPECT = 0.01
+ASPECT_TOLERANCE = 0.01  # relative
+
+Policy = Literal["keep", "drop", "drop_conflicts"]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is compared of a lesion. `thumbnail`: uint8 values; `shape`: of its image, px; `box`: in px of its image."""
+class Cut:
+    """What is compared of a lesion with a patch. `shape`: of its image, px; `box`: in px of its image."""
 
     number: int
-    group: str  # only lesions of one group are compared
-    thumbnail: bytes
+    thumbnail: bytes  # uint8 values
     shape: tuple[int, int]
     box: Box
     malignant: bool
 
 
-def clusters(lesions: Sequence[Seen]) -> list[list[Seen]]:
+def clusters(cuts: Sequence[Cut]) -> list[list[Cut]]:
     """Groups of two or more copies of one lesion, each in order of its numbers, in order of their first.
 
-    Pictures are compared at 32x32 px, so that another file format, depth or scale of the same film still counts as
-    the same; two outlines of one lesion by two readers, too.
+    Pictures are compared as thumbnails of 32x32 px that are stretched to all grey values, so that another file
+    format, depth or scale of the same film still counts as the same; two outlines of one lesion by two readers, too.
+    The three limits were set by what they mean, not tried on real copies.
     """
-    found = []
-    for group in dict.fromkeys(lesion.group for lesion in lesions):
-        members = [lesion for lesion in lesions if lesion.group == group]
-        first, second = _pairs(members)
-        graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(members), len(members)))
-        _, labels = connected_components(graph, directed=False)
-        for label in np.flatnonzero(np.bincount(labels) > 1):
-            found.append([members[i] for i in np.flatnonzero(labels == label)])
+    if not cuts:
+        return []
+    first, second = _pairs(list(cuts))
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(cuts), len(cuts)))
+    _, labels = connected_components(graph, directed=False)
+    several = np.flatnonzero(np.bincount(labels) > 1)
+    found = [[cuts[i] for i in np.flatnonzero(labels == label)] for label in several]
     return sorted(found, key=lambda cluster: cluster[0].number)
 
 
-def contradicts(cluster: Sequence[Seen]) -> bool:
+def contradicts(cluster: Sequence[Cut]) -> bool:
     """Whether copies of one lesion carry both labels."""
-    return len({lesion.malignant for lesion in cluster}) > 1
+    return len({cut.malignant for cut in cluster}) > 1
 
 
-def dropped(
-    cluster: Sequence[Seen], policy: Literal["keep", "drop", "drop_conflicts"]
-) -> tuple[Sequence[Seen], str]:
+def dropped(cluster: Sequence[Cut], policy: Policy) -> tuple[Sequence[Cut], str]:
     """The members that leave the data, and why: keep: none; drop: all but the first; drop_conflicts: as drop, and all
     of a cluster whose labels contradict each other."""
     if policy == "keep":
@@ -61,7 +60,7 @@ def dropped(
     return cluster[1:], "copy of an earlier row's lesion"
 
 
-def _pairs(members: list[Seen]) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(members: list[Cut]) -> tuple[np.ndarray, np.ndarray]:
     """Positions of all pairs of copies."""
     order = np.argsort([np.frombuffer(m.thumbnail, np.uint8).mean() for m in members], kind="stable")
     pixels = np.stack([np.frombuffer(members[i].thumbnail, np.uint8) for i in order]).astype(np.int16)
@@ -80,16 +79,16 @@ def _pairs(members: list[Seen]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= SAME_ASPECT
+    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= ASPECT_TOLERANCE
 
 
-def _overlap(a: Seen, b: Seen) -> float:
+def _overlap(a: Cut, b: Cut) -> float:
     """Intersection over union of two boxes, each as fractions of its own image."""
-    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (_relative(lesion) for lesion in (a, b))
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (_relative(cut) for cut in (a, b))
     shared = max(min(ax1, bx1) - max(ax0, bx0), 0) * max(min(ay1, by1) - max(ay0, by0), 0)
     return shared / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared)
 
 
-def _relative(lesion: Seen) -> tuple[float, float, float, float]:
-    (height, width), box = lesion.shape, lesion.box
+def _relative(cut: Cut) -> tuple[float, float, float, float]:
+    (height, width), box = cut.shape, cut.box
     return box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height

@@ -1,21 +1,25 @@
 """Image files as grey values that become 8-bit where they are needed, and masks."""
 
 import hashlib
-import mmap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from mammo_dp.data import dicom
 
-SAME_ASPECT, LARGEST_ASPECT = (
+SILENT_ASPECT, LARGEST_ASPECT = (
     0.002,
     0.01,
-)  # relative difference between mask and image: silent up to, refused beyond
+)  # difference of mask and image: without a note up to, refused beyond
+JPEG = b"\xff\xd8"  # how such a file begins
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES = 258, 262, 274, 277  # tags of TIFF and EXIF
+SOFT = 7  # px across which the edge of a mask may be soft
 AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -48,12 +52,14 @@ def read_image(path: Path) -> Grey:
     DICOM and whatever is deeper than 8 bits are scaled from the minimum and maximum of the whole image to 0..255, as
     in the published code; 8-bit images stay as they are. Raises ValueError with the reason, OSError from the disk.
     """
-    with _mapped(path) as data:
-        digest = hashlib.sha256(data).hexdigest()
-        if _should_be_dicom(path, data):
-            stored, header = dicom.stored_values(data)
-            return _reduced(stored, digest, lambda values: dicom.displayed(values, header))
-        stored = _decoded(data)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if _should_be_dicom(file):
+            stored, header = dicom.stored_values(file)
+            return _reduced(
+                stored, digest, lambda values: dicom.displayed(values, header), dicom.padding(header)
+            )
+        stored = _decoded(file.read())
     if stored.dtype == np.uint8:
         return Grey(stored, 0, np.arange(256, dtype=np.uint8), digest)
     return _reduced(stored, digest, lambda values: values)
@@ -65,18 +71,22 @@ def read_mask(path: Path, *, shape: tuple[int, int]) -> tuple[np.ndarray, str]:
     A mask of another size is brought to the image's where the aspects agree (CBIS-DDSM has both at one aspect).
     Raises ValueError with the reason if it lies on another grid or is no mask: grey values, several labels, inverted.
     """
-    with _mapped(path) as data:
-        if _should_be_dicom(path, data):
-            stored, lossy = dicom.stored_values(data)[0], False
+    with path.open("rb") as file:
+        if _should_be_dicom(file):
+            stored, lossy = dicom.stored_values(file)[0], False
         else:
-            stored, lossy = _decoded(data), data[:2] == b"\xff\xd8"
+            data = file.read()
+            stored, lossy = _decoded(data), data.startswith(JPEG)
     marked = _marked(stored, lossy=lossy)
     if marked.shape == shape:
         return marked, ""
     change = abs((marked.shape[0] / marked.shape[1]) / (shape[0] / shape[1]) - 1)
     if change > LARGEST_ASPECT:
-        raise ValueError(f"mask of {_size(marked.shape)} px does not lie on the image of {_size(shape)} px")
-    note = f"mask and image differ by {change:.1%} in aspect" if change > SAME_ASPECT else ""
+        turned = "; is it transposed?" if marked.shape == shape[::-1] else ""
+        raise ValueError(
+            f"mask of {_size(marked.shape)} px does not lie on the image of {_size(shape)} px{turned}"
+        )
+    note = f"mask and image differ by {change:.1%} in aspect" if change > SILENT_ASPECT else ""
     return cv2.resize(marked, shape[::-1], interpolation=cv2.INTER_NEAREST), note
 
 
@@ -90,61 +100,78 @@ def to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What is wrong with a file, without its path."""
+    """What is wrong with a file, without its path; never empty."""
     if isinstance(error, OSError):
         return f"file cannot be read ({error.strerror or type(error).__name__})"
+    if isinstance(error, MemoryError):
+        return "not enough memory for this image"
+    if isinstance(error, cv2.error) or not str(error):
+        return "image of a form that cannot be worked with"
     return str(error)
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    """The bytes of a file, read as they are used: a mammogram is not held twice."""
-    with path.open("rb") as file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise ValueError("empty file") from None
-        with data:
-            yield data
+def _should_be_dicom(file: BinaryIO) -> bool:
+    """Whether a file is DICOM, or is named so; it is at its start again afterwards."""
+    file.seek(0)
+    start = file.read(dicom.START)
+    file.seek(0)
+    if not start:
+        raise ValueError("empty file")
+    return dicom.is_dicom(start) or Path(file.name).suffix.lower() in (".dcm", ".dicom", ".dic")
 
 
-def _should_be_dicom(path: Path, data: mmap.mmap) -> bool:
-    return dicom.is_dicom(data) or path.suffix.lower() in (".dcm", ".dicom", ".dic")
-
-
-def _decoded(data: mmap.mmap) -> np.ndarray:
+def _decoded(data: bytes) -> np.ndarray:
     """(height, width) array of an image file of 8 or 16 bits or of floats; colour becomes grey."""
+    _check_form(data)
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED)
+        if array is not None and array.ndim == 3:
+            array = cv2.cvtColor(array, cv2.COLOR_BGR2GRAY)
     except cv2.error:
         array = None
     if array is None:
         raise ValueError("not a readable image (PNG, TIFF, PGM, JPEG or DICOM), or cut short")
-    if _pages(data) > 1:
-        raise ValueError("image of several pages; give one file a page")
-    if array.ndim == 3:
-        array = cv2.cvtColor(array, cv2.COLOR_BGR2GRAY)
     if array.dtype.kind not in "uif" or not np.isfinite(array).all():
         raise ValueError("image with values that are not numbers")
     return array
 
 
-def _pages(data: bytes | mmap.mmap) -> int:
-    """Number of images in the file; only TIFF can hold several."""
-    if data[:4] not in (b"II*\0", b"MM\0*"):
-        return 1
-    order = "little" if data[:2] == b"II" else "big"
-    pages, at, seen = 0, int.from_bytes(data[4:8], order), set()
-    while at and at not in seen and at + 2 <= len(data):
-        seen.add(at)
-        pages += 1
-        entries = int.from_bytes(data[at : at + 2], order)
-        at = int.from_bytes(data[at + 2 + 12 * entries : at + 6 + 12 * entries], order)
-    return pages
+def _check_form(data: bytes) -> None:
+    """Raise ValueError for what OpenCV would read without a word, but not as it is meant."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        pages, turn = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever Pillow raises over what it does not know; OpenCV has the last word
+        return
+    with image:
+        tags = dict(getattr(image, "tag_v2", {}))
+        if pages > 1:
+            raise ValueError("image of several pages; give one file a page")
+        if turn not in (0, 1):
+            raise ValueError(
+                "image that says that it is turned; positions in it are ambiguous, save it upright"
+            )
+        if max(tags.get(BITS, (8,))) > 8 and (tags.get(PHOTOMETRIC) == 0 or tags.get(SAMPLES) == 2):
+            raise ValueError(
+                "TIFF of 16 bits with white as zero or with an alpha channel; save it as plain grey"
+            )
+        if tags:
+            try:
+                image.load()  # OpenCV goes on over damaged strips of a TIFF
+            except (OSError, SyntaxError, ValueError):
+                raise ValueError("damaged TIFF, or cut short; copy or save it again") from None
 
 
-def _reduced(stored: np.ndarray, digest: str, displayed: Callable[[np.ndarray], np.ndarray]) -> Grey:
-    """The image with a table over all values between its least and greatest, mapped by `displayed`."""
+def _reduced(
+    stored: np.ndarray,
+    digest: str,
+    displayed: Callable[[np.ndarray], np.ndarray],
+    padding: int | None = None,
+) -> Grey:
+    """The image with a table over all values between its least and greatest, mapped by `displayed`.
+
+    `padding`: stored value of what is no image; it becomes as dark as the darkest pixel.
+    """
     if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:  # too many values for a table
         whole = to_uint8(displayed(stored))
         return Grey(whole, 0, np.arange(256, dtype=np.uint8), digest)
@@ -152,12 +179,15 @@ def _reduced(stored: np.ndarray, digest: str, displayed: Callable[[np.ndarray], 
         stored = stored.astype(np.int16)  # OpenCV resizes no int8
     low, high = int(stored.min()), int(stored.max())
     values = displayed(np.arange(low, high + 1).astype(stored.dtype))
+    padded = padding is not None and low <= padding <= high
     present = np.zeros(len(values), bool)
     present[[0, -1]] = True
-    if not _is_monotonic(values):  # then the extremes may lie at values that the image lacks
-        present[np.unique(stored).astype(np.int64) - low] = True
-    least, greatest = values[present].min(), values[present].max()
-    return Grey(stored, low, to_uint8(values.clip(least, greatest)), digest)
+    if padded or not _is_monotonic(values):  # then the extremes may lie at values that the image lacks
+        present = np.bincount(stored.ravel().astype(np.int64) - low, minlength=len(values)) > 0
+    if padded and present.sum() > 1:
+        present[padding - low] = False
+        values[padding - low] = values[present].min()
+    return Grey(stored, low, to_uint8(values.clip(values[present].min(), values[present].max())), digest)
 
 
 def _is_monotonic(values: np.ndarray) -> bool:
@@ -168,7 +198,8 @@ def _is_monotonic(values: np.ndarray) -> bool:
 def _marked(stored: np.ndarray, *, lossy: bool) -> np.ndarray:
     """1 where the upper half of a mask's range is, 0 elsewhere. Raises ValueError if the values are not a mask's."""
     if stored.dtype != np.uint8:
-        stored = stored.astype(np.uint8) if stored.max() <= 255 and stored.min() >= 0 else to_uint8(stored)
+        small = stored.dtype.kind in "ui" and stored.min() >= 0 and stored.max() <= 255
+        stored = stored.astype(np.uint8) if small else to_uint8(stored)
     x, y, width, height = cv2.boundingRect(stored)  # outside, all is 0
     part = np.ascontiguousarray(stored[y : y + height, x : x + width])
     counts = np.bincount(part.ravel(), minlength=256)
@@ -179,14 +210,23 @@ def _marked(stored: np.ndarray, *, lossy: bool) -> np.ndarray:
         raise ValueError("mask marks nothing")
     if not lossy and 3 <= np.count_nonzero(counts) <= 8:
         raise ValueError("mask of several labels; give each lesion a mask of its own")
-    between = int(counts[top // 4 + 1 : top - top // 4].sum())
-    if between > above / 2:  # the soft edges of a small lesion stay below
+    if np.count_nonzero(counts) > 2 and _is_grey(part, top):
         raise ValueError("not a mask: it holds grey values")
     if above > stored.size / 2:
         raise ValueError("mask marks more than half of the image; is it inverted?")
     marked = np.zeros(stored.shape, np.uint8)
     marked[y : y + height, x : x + width] = part > top // 2
     return marked
+
+
+def _is_grey(part: np.ndarray, top: int) -> bool:
+    """Whether values between 0 and `top` lie elsewhere than at the edge of what is marked, as in a picture."""
+    between = (part > top // 10) & (part < top - top // 10)
+    marked = (part > top // 2).astype(np.uint8)
+    kernel = np.ones((SOFT, SOFT), np.uint8)
+    edge = cv2.dilate(marked, kernel) != cv2.erode(marked, kernel)
+    elsewhere, size = np.count_nonzero(between & ~edge), np.count_nonzero(marked)
+    return elsewhere > 0.01 * size or np.count_nonzero(between) > size
 
 
 def _size(shape: tuple[int, ...]) -> str:

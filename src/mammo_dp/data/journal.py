@@ -7,12 +7,12 @@ patches are there with the bytes it tells.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mammo_dp.artifacts import write_atomic
-from mammo_dp.data.cutting import Cut, CutImage, Task, cut_image
+from mammo_dp.artifacts import sha256, write_atomic
+from mammo_dp.data.cutting import CutImage, Place, Task, cut_image
 from mammo_dp.data.patch_set import write_png
 from mammo_dp.data.patches import Box
 from mammo_dp.progress import track
@@ -24,7 +24,7 @@ CRASHED = "the process that read this image died twice: a damaged file, or too l
 def cut_all(
     tasks: Sequence[Task], *, journal: Path, path_of: Callable[[int], Path], workers: int | None
 ) -> Iterator[CutImage]:
-    """What came of every task, in any order; the PNG of lesion n is at `path_of(n)`, and no longer in the Cut.
+    """What came of every task, in any order, without the PNGs: that of lesion n is written to `path_of(n)`.
 
     Images that the journal tells of are not read again, but for those of which a lesion failed: what was wrong may
     have been mended.
@@ -39,67 +39,52 @@ def cut_all(
             yield done
     results = each(cut_image, todo, workers=workers_for(workers, len(todo)))
     with journal.open("a") as file:
-        for task, result in track(results, "patches", total=len(tasks), done=len(tasks) - len(todo)):
+        for task, result in track(results, "images", total=len(tasks), done=len(tasks) - len(todo)):
             if result is None:
                 result = CutImage({number: CRASHED for number, _ in task.lesions})
-            digests = {}
-            for number, outcome in result.outcomes.items():
-                if isinstance(outcome, Cut):
-                    write_png(path_of(number), outcome.png)
-                    digests[number] = hashlib.sha256(outcome.png).hexdigest()
-            line = _to_dict(result, digests)
-            file.write(json.dumps(line) + "\n")
+            for number, png in result.pngs.items():
+                write_png(path_of(number), png)
+            file.write(_to_line(result))
             file.flush()
-            yield _from_dict(line)
+            yield replace(result, pngs={})
 
 
 def _load(journal: Path, path_of: Callable[[int], Path]) -> dict[frozenset[int], CutImage]:
-    """Finished images by the numbers of their lesions."""
+    """Images of which every lesion has its patch, by the numbers of their lesions."""
     if not journal.exists():
         return {}
     known, whole = {}, []
-    for text in journal.read_text().splitlines(keepends=True):
+    for line in journal.read_text().splitlines():
         try:
-            line = json.loads(text)
+            content = json.loads(line)
         except json.JSONDecodeError:
             continue  # cut short by a kill
-        digests = {int(number): outcome.get("sha256") for number, outcome in line["outcomes"].items()}
-        if all(digest and _has(path_of(number), digest) for number, digest in digests.items()):
-            known[frozenset(digests)] = _from_dict(line)
-            whole.append(text if text.endswith("\n") else text + "\n")
+        digests = {int(number): digest for number, digest in content["pngs"].items()}
+        image = _from_dict(content)
+        if image.outcomes.keys() == digests.keys() and all(_has(path_of(n), d) for n, d in digests.items()):
+            known[frozenset(digests)] = image
+            whole.append(line + "\n")
     write_atomic(journal, "".join(whole))
     return known
 
 
 def _has(path: Path, digest: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    return path.is_file() and sha256(path) == digest
 
 
-def _to_dict(image: CutImage, digests: dict[int, str]) -> dict[str, Any]:
-    outcomes = {
-        str(number): {"reason": outcome}
-        if isinstance(outcome, str)
-        else {
-            "sha256": digests[number],
-            "box": asdict(outcome.box),
-            "outline": outcome.outline,
-            "note": outcome.note,
-        }
-        for number, outcome in image.outcomes.items()
-    }
-    return {
-        "sha256": image.sha256,
-        "shape": list(image.shape),
+def _to_line(image: CutImage) -> str:
+    content = asdict(image) | {
         "thumbnail": image.thumbnail.hex(),
-        "outcomes": outcomes,
+        "pngs": {number: hashlib.sha256(png).hexdigest() for number, png in image.pngs.items()},
     }
+    return json.dumps(content) + "\n"
 
 
-def _from_dict(line: dict[str, Any]) -> CutImage:
-    outcomes: dict[int, Cut | str] = {}
-    for number, outcome in line["outcomes"].items():
-        outcomes[int(number)] = outcome.get("reason") or Cut(
-            b"", Box(**outcome["box"]), outcome["outline"], outcome["note"]
-        )
-    height, width = line["shape"]
-    return CutImage(outcomes, line["sha256"], (height, width), bytes.fromhex(line["thumbnail"]))
+def _from_dict(content: dict[str, Any]) -> CutImage:
+    outcomes = {
+        int(number): place if isinstance(place, str) else Place(**{**place, "box": Box(**place["box"])})
+        for number, place in content["outcomes"].items()
+    }
+    height, width = content["shape"]
+    thumbnail = bytes.fromhex(content["thumbnail"])
+    return CutImage(outcomes, {}, content["sha256"], (height, width), thumbnail)

@@ -16,7 +16,7 @@ from mammo_dp.data.records import Lesion
 INDEX = "index.csv"
 INDEX_COLUMNS = (
     "patch", "source", "split", "patient", "image", "lesion", "view", "laterality", "density", "abnormality",
-    "subtlety", "acquisition", "pathology", "malignant", "box_x0", "box_y0", "box_x1", "box_y1", "source_sha256",
+    "subtlety", "acquisition", "pathology", "malignant", "box_x0", "box_y0", "box_x1", "box_y1", "source_sha256", "row",
 )  # fmt: skip
 TEXT_COLUMNS = INDEX_COLUMNS[:13]
 

@@ -45,7 +45,7 @@ def region_of_mask(mask: np.ndarray, *, largest_blob: bool) -> tuple[Box, np.nda
     blob = (labels[top : top + high, left : left + wide] == largest).astype(np.uint8)
     contours, _ = cv2.findContours(blob, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     x, y = x + left - 2, y + top - 2
-    return Box(x, y, x + wide, y + high), max(contours, key=cv2.contourArea)[:, 0] + (x, y)
+    return Box(x, y, x + wide, y + high), contours[0][:, 0] + (x, y)
 
 
 def region_of_outline(
@@ -53,7 +53,7 @@ def region_of_outline(
 ) -> tuple[Box, np.ndarray]:
     """Bounding box of an (n, 2) polygon of x, y inside an image of `shape`, and the polygon.
 
-    Raises ValueError if more than half of it lies outside, or any of it by more than 1 px where it `must_fit`.
+    Raises ValueError if more than half of its box lies outside, or any of it by more than 1 px where it `must_fit`.
     """
     height, width = shape
     (x0, y0), (x1, y1) = (int(v) for v in points.min(axis=0)), (int(v) + 1 for v in points.max(axis=0))

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mammo_dp.data.tables import read_table
+from mammo_dp.data.tables import FAULT, read_table
 from mammo_dp.errors import UserError
 
 COLUMNS = ("patient_id", "pseudonym")
@@ -24,6 +25,7 @@ def pseudonyms(path: Path) -> Iterator[Callable[[str], str]]:
     The file is readable by its owner alone (mode 0600) and appears whole or not at all; what it holds is never
     changed. Raises UserError if it cannot be read or written.
     """
+    path = path.resolve()  # of a link, the file that it leads to is kept, and locked
     with _lock(path):
         known = _load(path)
         drawn: dict[str, str] = {}
@@ -40,12 +42,10 @@ def pseudonyms(path: Path) -> Iterator[Callable[[str], str]]:
 
 def check_writable(path: Path) -> None:
     """Raise UserError if the file could not be written."""
-    folder = path.parent
-    if (
-        not folder.is_dir()
-        or not os.access(folder, os.W_OK)
-        or (path.exists() and not os.access(path, os.R_OK))
-    ):
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise UserError(_remedy("is not a file"))
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.R_OK)):
         raise UserError(_remedy("cannot be written"))
 
 
@@ -66,17 +66,24 @@ def _lock(path: Path) -> Iterator[None]:
 def _load(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
+    damaged = UserError(
+        f"{TITLE} is damaged: each row needs a patient_id and a pseudonym (p_ and 12 hex digits), each once; mend it, "
+        "or take it away to draw all anew"
+    )
+    try:
+        rows = [row for _, row in read_table(path, title=TITLE, required=COLUMNS)]
+    except UserError:
+        raise damaged from None
+    known = {row["patient_id"]: row["pseudonym"] for row in rows}
+    sound = all(
+        not row[FAULT] and row["patient_id"] and re.fullmatch(PSEUDONYM, row["pseudonym"]) for row in rows
+    )
+    if not sound or not len(rows) == len(known) == len(set(known.values())):
+        raise damaged
     try:
         path.chmod(0o600)
     except OSError:
         raise UserError(_remedy("belongs to somebody else")) from None
-    known = {
-        row["patient_id"]: row["pseudonym"] for _, row in read_table(path, title=TITLE, required=COLUMNS)
-    }
-    if not all(known) or not all(known.values()) or len(set(known.values())) != len(known):
-        raise UserError(
-            f"{TITLE} is damaged: empty or repeated values; mend it, or take it away to draw all anew"
-        )
     return known
 
 

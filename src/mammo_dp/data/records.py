@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+Split = Literal["train", "val", "test"]
+
 
 @dataclass(frozen=True)
 class MaskFile:
@@ -46,7 +48,7 @@ class Lesion:
     patient: str
     image: str  # one id for all lesions of the same mammogram
     malignant: bool
-    split: Literal["train", "val", "test", ""] = ""  # as the source states it
+    split: Split | Literal[""] = ""  # as the source states it
     lesion: str = ""  # one id for the same lesion in all views
     view: str = ""  # CC, MLO
     laterality: str = ""  # L, R
@@ -56,6 +58,7 @@ class Lesion:
     acquisition: str = ""  # film, digital
     pathology: str = ""
     source: str = ""  # empty: that of the dataset's source; a custom table may tell several apart
+    key: str = ""  # what the split is drawn from where it is not the patient's id; never written
     note: str = ""  # what a user should know of this row although it gave a patch
 
 

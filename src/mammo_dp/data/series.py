@@ -54,9 +54,15 @@ def index_series(root: Path, cache: Cache) -> dict[str, list[ImageFile]]:
     key = ("series index", VERSION, tree_identity(root))
     known = cache.get(*key)
     if known is None:
-        paths = [path for path in walk_files(root) if path.suffix.lower() not in NOT_IMAGES]
-        found = [file for path in track(paths, "index of the series") if (file := _describe(path, root))]
-        cache.put([asdict(file) | {"path": file.path.relative_to(root).as_posix()} for file in found], *key)
+        refused: list[Path] = []
+        paths = [path for path in walk_files(root, refused) if path.suffix.lower() not in NOT_IMAGES]
+        found = [
+            file for path in track(paths, "index of the series") if (file := _describe(path, root, refused))
+        ]
+        if not refused:  # else the same state of the tree may give more another time
+            cache.put(
+                [asdict(file) | {"path": file.path.relative_to(root).as_posix()} for file in found], *key
+            )
     else:
         found = [ImageFile(**{**entry, "path": root / entry["path"]}) for entry in known]
     series: dict[str, dict[str, ImageFile]] = {}
@@ -65,14 +71,18 @@ def index_series(root: Path, cache: Cache) -> dict[str, list[ImageFile]]:
     return {uid: _without_pictures(list(files.values())) for uid, files in series.items()}
 
 
-def _describe(path: Path, root: Path) -> ImageFile | None:
-    """What is known of a file, or None if it belongs to no series."""
+def _describe(path: Path, root: Path, refused: list[Path]) -> ImageFile | None:
+    """What is known of a file, or None if it belongs to no series. What the disk refuses is added to `refused`."""
     folders = path.relative_to(root).parts[-2::-1]
     named = next((part for part in folders if UID.fullmatch(part)), "")
     if path.suffix.lower() in PICTURES:
         rows, columns = _size(path)
         return ImageFile(path, named, "", 8, rows, columns, "") if named else None
-    header = dicom.read_header(path)
+    try:
+        header = dicom.read_header(path)
+    except OSError:
+        refused.append(path)
+        header = None
     if header is None or not header.series:
         return ImageFile(path, named, "", 0, 0, 0, "") if named else None
     return ImageFile(

@@ -37,8 +37,7 @@ def table_of(data: Dataset, folder: Path) -> Path:
 
 def pseudonyms_of(data: Dataset, folder: Path) -> Path:
     """The file of pseudonyms of a custom source: dataset.pseudonyms, or beside the table."""
-    table = table_of(data, folder)
-    return Path(data.pseudonyms) if data.pseudonyms else table.with_name(f"{table.stem}.pseudonyms.csv")
+    return Path(data.pseudonyms) if data.pseudonyms else table_of(data, folder).with_name("pseudonyms.csv")
 
 
 def synthetic_folder(config: Config) -> Path:

@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Literal
 
 from mammo_dp.config import Dataset, Source
-from mammo_dp.data.records import Lesion, Skipped
+from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.errors import UserError
-
-Split = Literal["train", "val", "test"]
 
 
 @cache
@@ -37,34 +34,38 @@ def official_split(patient: str, official: Split, *, val_fraction: float, seed: 
 def assign(lesion: Lesion, source: Source, data: Dataset) -> Lesion | Skipped:
     """The lesion with its split: external sources are test sets; development sources follow dataset.split.
 
-    `paper` names patients with masses only; whoever has calcifications alone follows the official lists. A source
-    that states no split gives a share of its patients to test, and then of the others to validation.
+    `paper` names patients with masses only; whoever has calcifications alone follows the official lists, of which a
+    share of the training patients goes to validation. What a custom table or a published folder states stays. Where a
+    source states nothing, a share of the patients goes to test, and then a share of the others to validation.
     """
-    return replace(lesion, split=split) if (split := _split(lesion, source, data)) else _in_no_list(lesion)
+    split = _split(lesion, source, data)
+    return (
+        replace(lesion, split=split)
+        if split
+        else Skipped(lesion.row, "patient is in none of the paper's lists")
+    )
 
 
 def _split(lesion: Lesion, source: Source, data: Dataset) -> Split | None:
     if source.role == "external":
         return "test"
-    if source.reader == "release":
-        return lesion.split or "test"
+    if lesion.split and source.reader in ("release", "custom"):
+        return lesion.split
     if data.split == "paper":
         of_paper = paper_split().get(lesion.patient)
         if of_paper is not None or lesion.abnormality == "mass":
             return of_paper
-    if lesion.split == "val":
-        return "val"
-    tested = lesion.split == "" and _share(f"test:{data.split_seed}:{lesion.patient}") < data.test_fraction
+    key = lesion.key or lesion.patient
+    tested = not lesion.split and _share(f"test:{data.split_seed}:{key}") < data.test_fraction
     official: Split = "test" if tested else lesion.split or "train"
-    return official_split(lesion.patient, official, val_fraction=data.val_fraction, seed=data.split_seed)
-
-
-def _in_no_list(lesion: Lesion) -> Skipped:
-    return Skipped(lesion.row, "patient is in none of the paper's lists")
+    return official_split(key, official, val_fraction=data.val_fraction, seed=data.split_seed)
 
 
 def check_leaks(lesions: Iterable[Lesion]) -> None:
-    """Raise UserError if a patient of one source lies in two splits, whatever the kind of lesion."""
+    """Raise UserError if one patient lies in two splits, whatever the kind of lesion.
+
+    The lesions are those of one source, or of several that share their patients' ids.
+    """
     first: dict[str, Lesion] = {}
     for lesion in lesions:
         other = first.setdefault(lesion.patient, lesion)

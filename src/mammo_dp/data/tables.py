@@ -22,30 +22,37 @@ def read_table(
     optional: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> list[tuple[int, Row]]:
-    """The rows of a table with their numbers as a spreadsheet counts records: the header is 1.
+    """The rows of a table with their numbers as a spreadsheet shows them: empty rows count, the first line is 1.
 
     Names of columns are compared in lower case, blanks as `_`, and renamed by `aliases`; values are stripped. The
-    separator (comma, semicolon or tab) is the one that the header uses most. UTF-8, UTF-16 with its mark, else Latin-1.
-    Each row has the `required` and `optional` columns, those of the table, and FAULT. `title` stands for the file in
-    messages. Raises UserError if it is no such table or lacks a `required` column.
+    separator (comma, semicolon or tab) is the one that the header uses most. UTF-8, UTF-16 with its mark, else
+    Windows-1252. Each row has the `required` and `optional` columns, those of the table, and FAULT. `title` stands for
+    the file in messages. Raises UserError if it is no such table, lacks a `required` column, or a value swallows rows.
     """
     text = _decoded(path, title)
     header = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=header.count)
-    records = [record for record in _records(text, delimiter, title) if any(record)]
+    records = [
+        (n, record) for n, record in enumerate(_records(text, delimiter, title), start=1) if any(record)
+    ]
     if len(records) < 2:
         raise UserError(f"{title} has no rows below its header")
-    columns = [_column(name, aliases or {}) for name in records[0]]
+    columns = [_column(name, aliases or {}) for name in records[0][1]]
     _check(columns, required, title)
     known = (*required, *optional)
     rows = []
-    for number, record in enumerate(records[1:], start=2):
+    for number, record in records[1:]:
         row = dict.fromkeys(known, "") | dict(zip(columns, record, strict=False))
-        row[FAULT] = ""
-        if any(record[len(columns) :]):
-            row[FAULT] = "more values than columns"
-        elif any("\n" in row[name] for name in known):
-            row[FAULT] = "line break inside a value; is a quotation mark missing?"
+        row[FAULT] = "more values than columns" if any(record[len(columns) :]) else ""
+        for name, value in row.items():
+            swallowed = name in known or value.count(delimiter) >= (len(columns) - 1) / 2
+            if (
+                "\n" in value and swallowed
+            ):  # then rows are lost in it, and their values may stand under this one
+                raise UserError(
+                    f"row {number} of {title} holds a line break inside a value: a quotation mark is missing or too "
+                    "many there; mend it"
+                )
         rows.append((number, row))
     return rows
 
@@ -79,10 +86,12 @@ def _decoded(path: Path, title: str) -> str:
         return data.decode("utf-16", errors="replace")
     if b"\0" in data:
         raise UserError(f"{title} is not a text file; save it as CSV (UTF-8)")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    for encoding in ("utf-8-sig", "cp1252"):  # the second is what spreadsheets on Windows write
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")
 
 
 def _column(name: str, aliases: Mapping[str, str]) -> str:

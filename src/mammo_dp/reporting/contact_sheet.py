@@ -15,22 +15,26 @@ def contact_sheet(
     patches: Mapping[int, np.ndarray],
     outlines: Mapping[int, Sequence[Sequence[int]]],
 ) -> np.ndarray:
-    """(height, width, 3) uint8 BGR image with one row a group.
+    """(height, width, 3) uint8 BGR image with one row a group and each patch's number in its corner.
 
     `groups`: label of a row and the numbers of its patches; `patches`: (size, size) uint8; `outlines`: (n, 2) of x, y
     in px of the patch.
     """
     size = next(iter(patches.values())).shape[0]
-    tile = size + GAP
-    sheet = np.full((tile * len(groups) + GAP, LABEL + tile * COLUMNS + GAP, 3), PAPER, np.uint8)
+    step = size + GAP
+    sheet = np.full((step * len(groups) + GAP, LABEL + step * COLUMNS + GAP, 3), PAPER, np.uint8)
     for row, (label, numbers) in enumerate(groups.items()):
-        top = GAP + row * tile
+        top = GAP + row * step
         for line, words in enumerate(label.split("\n")):
             place = (GAP + 4, top + 22 + 20 * line)
             cv2.putText(sheet, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK, 1, cv2.LINE_AA)
         for column, number in enumerate(numbers[:COLUMNS]):
-            left = LABEL + column * tile
-            sheet[top : top + size, left : left + size] = _outlined(patches[number], outlines[number])
+            left = LABEL + column * step
+            tile = _outlined(patches[number], outlines[number])
+            cv2.putText(
+                tile, f"{number:05d}", (3, size - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.3, LINE, 1, cv2.LINE_AA
+            )
+            sheet[top : top + size, left : left + size] = tile
     return sheet
 
 

@@ -5,10 +5,9 @@ Writes index.csv, skipped.csv, contact_sheet.png and data_card.md beside the pat
 
 import errno
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pandas as pd
 from mammo_dp.artifacts import Artifact, Cache, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data import duplicates, splits, toy
-from mammo_dp.data.cutting import Cut, CutImage, Geometry, Task
+from mammo_dp.data.cutting import CutImage, Geometry, Place, Task
 from mammo_dp.data.journal import cut_all
 from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, index_row, patch_name
 from mammo_dp.data.pseudonyms import check_writable
@@ -29,9 +28,10 @@ from mammo_dp.data.records import Lesion, Skipped
 from mammo_dp.data.sources import pseudonyms_of, source_folders, table_of, toy_identity
 from mammo_dp.errors import UserError
 from mammo_dp.reporting.contact_sheet import chosen, contact_sheet
-from mammo_dp.reporting.data_card import Cluster, data_card
+from mammo_dp.reporting.data_card import Cluster, data_card, divided, metrics, summary
 
 SKIPPED_COLUMNS = ("source", "row", "reason", "on_purpose")
+Note = tuple[str, str, str]  # source, row, what to know of it
 ROOM = 64 * 2**20  # bytes that must stay free beside the patches
 
 
@@ -55,15 +55,20 @@ class Found:
 def check(config: Config) -> None:
     """Refuse a split or a kind of lesion that the sources cannot have, and pseudonyms that could not be kept."""
     data = config.dataset
-    if any(s.reader == "release" for s in data.sources.values()):
-        if data.split != "paper":
-            raise UserError("the published patches come split as in the paper; use dataset.split=paper")
-        if data.abnormality != "mass":
-            raise UserError("the published patches are masses only; use dataset.abnormality=mass")
+    readers = {source.reader for source in data.sources.values() if source.role == "development"}
+    if "release" in readers and data.split != "paper":
+        raise UserError("the published patches come split as in the paper; use dataset.split=paper")
+    if "release" in readers and data.abnormality != "mass":
+        raise UserError("the published patches are masses only; use dataset.abnormality=mass")
+    if readers & {"custom", "bcdr"} and data.split == "paper":
+        raise UserError("the paper names patients of CBIS-DDSM only; use dataset.split=official")
     for name, folder in source_folders(data).items():
         if data.sources[name].reader == "custom":
             file = pseudonyms_of(data, folder)
-            if file.resolve().is_relative_to(Path(config.outputs).resolve()):
+            outputs = Path(config.outputs)
+            if file.resolve().is_relative_to(outputs.resolve()) or file.absolute().is_relative_to(
+                outputs.absolute()
+            ):
                 raise UserError(
                     "the file of pseudonyms would lie below outputs/, whose content may be shown to others; set "
                     "dataset.pseudonyms=FILE to a private place"
@@ -87,27 +92,29 @@ def _extract(config: Config, output: Output) -> StageResult:
     _check_room(output.folder, len(found.lesions) * (config.patches.size**2 + 1024))
     images = _cut(config, found, output)
     clusters, copies = _copies(config, found, images)
-    rows, notes = _rows(found, images, copies)
+    rows, notes = _divide(found, images, copies)
+    notes += _contradictions(found, rows)
     index = pd.DataFrame(rows.values(), columns=pd.Index(INDEX_COLUMNS))
     skipped = pd.DataFrame(
         [{"source": source, **asdict(row)} for source, row in found.skipped],
         columns=pd.Index(SKIPPED_COLUMNS),
     )
     skipped["on_purpose"] = skipped["on_purpose"].astype(int)
-    _remove_others(output.folder, set(index["patch"]))
     index.to_csv(output.folder / INDEX, index=False)
     skipped.to_csv(output.folder / "skipped.csv", index=False)
-    summary = _summary(index, skipped)
-    failed = int((skipped["on_purpose"] == 0).sum())
+    told = summary(index, skipped, clusters, notes=len(notes))
+    failed = len(divided(skipped)[0])
     if failed > config.dataset.max_skipped * (len(index) + failed) or not len(index):
         raise UserError(
-            f"too many rows without a patch: {summary}. skipped.csv in the artifact's folder names each; mend the "
-            "data, or allow it with dataset.max_skipped=FRACTION"
+            f"too many rows without a patch: {told}. {output.folder}/skipped.csv names each; mend the data, "
+            "or allow it with dataset.max_skipped=FRACTION"
         )
+    _remove_others(output.folder, set(index["patch"]))
     _write_sheet(output.folder, rows, images)
-    card = data_card(index, skipped, notes, clusters, settings=_stated(config), sources=_sources(config))
+    remarks = pd.DataFrame(notes, columns=pd.Index(["source", "row", "note"]))
+    card = data_card(index, skipped, remarks, clusters, settings=_stated(config), sources=_sources(config))
     (output.folder / "data_card.md").write_text(card, encoding="utf-8")
-    return StageResult(metrics=_counts(index, skipped, clusters), summary=summary)
+    return StageResult(metrics=metrics(index, skipped, clusters), summary=told)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -118,26 +125,28 @@ def _read(config: Config, cache: Cache) -> Found:
     if data.toy is not None:
         toy.ensure(data.toy, Path(data.root or "") / toy_identity(data.toy))
     found = Found([], [])
+    pseudonymous: list[Lesion] = []  # may be of one patient even in two sources
     for name, folder in source_folders(data).items():
         if not folder.is_dir():
             continue  # an optional source; the pipeline has refused the others
         source, own = data.sources[name], []
-        request = Request(
-            folder,
-            data.abnormality,
-            cache,
-            table=table_of(data, folder),
-            pseudonyms=pseudonyms_of(data, folder),
-        )
-        for record in READERS[source.reader](request):
+        for record in READERS[source.reader](_request(config, name, folder, cache)):
             record = record if isinstance(record, Skipped) else splits.assign(record, source, data)
             if isinstance(record, Skipped):
                 found.skipped.append((name, record))
             else:
                 own.append(record)
-        splits.check_leaks(own)
+        pseudonymous += own if source.reader == "custom" else []
+        splits.check_leaks(pseudonymous if source.reader == "custom" else own)
         found.lesions += [(name, lesion) for lesion in own]
     return found
+
+
+def _request(config: Config, name: str, folder: Path, cache: Cache) -> Request:
+    data = config.dataset
+    if data.sources[name].reader != "custom":
+        return Request(folder, data.abnormality, cache)
+    return Request(folder, data.abnormality, cache, table_of(data, folder), pseudonyms_of(data, folder))
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -184,47 +193,33 @@ def _remove_others(folder: Path, names: set[str]) -> None:
 def _copies(
     config: Config, found: Found, images: Mapping[int, CutImage]
 ) -> tuple[list[Cluster], dict[int, str]]:
-    """All clusters of copies, and the numbers that dataset.duplicates drops, each with the reason."""
-    policy = config.dataset.duplicates
-    by_source = _seen(found, images, by_patient=False)
-    clusters = duplicates.clusters(by_source)
+    """All clusters of copies, and the numbers that dataset.duplicates drops, each with the reason.
+
+    Of development sources nothing is dropped: whether a patch stays must not depend on another one, or a guarantee for
+    each of them would not hold.
+    """
+    clusters: list[Cluster] = []
     reasons: dict[int, str] = {}
-    # In training data, copies are looked for within a patient: whether one patient's image stays must not depend on
-    # another patient, or a guarantee for each patient would not hold.
-    roles = {name: source.role for name, source in config.dataset.sources.items()}
-    external = [c for c in clusters if roles[found.lesions[c[0].number][0]] == "external"]
-    own = [
-        s for s in _seen(found, images, by_patient=True) if roles[found.lesions[s.number][0]] == "development"
-    ]
-    for cluster in [*external, *duplicates.clusters(own)]:
-        members, why = duplicates.dropped(cluster, policy)
-        reasons |= {member.number: why for member in members}
-    return [_described(found, cluster) for cluster in clusters], reasons
-
-
-def _seen(found: Found, images: Mapping[int, CutImage], *, by_patient: bool) -> list[duplicates.Seen]:
-    seen = []
-    for number, (source, lesion) in enumerate(found.lesions):
-        outcome = images[number].outcomes[number]
-        if isinstance(outcome, Cut):
-            group = f"{source}/{lesion.patient}" if by_patient else source
-            seen.append(
-                duplicates.Seen(
-                    number,
-                    group,
-                    images[number].thumbnail,
-                    images[number].shape,
-                    outcome.box,
-                    lesion.malignant,
-                )
+    for (name, source), kind in product(config.dataset.sources.items(), ("mass", "calc")):
+        cuts = [
+            duplicates.Cut(
+                number, images[number].thumbnail, images[number].shape, place.box, lesion.malignant
             )
-    return seen
+            for number, (of_source, lesion) in enumerate(found.lesions)
+            if (of_source, lesion.abnormality) == (name, kind)
+            and isinstance(place := images[number].outcomes[number], Place)
+        ]
+        for cluster in duplicates.clusters(cuts):
+            clusters.append(_described(name, [found.lesions[cut.number][1] for cut in cluster]))
+            if source.role == "external":
+                members, why = duplicates.dropped(cluster, config.dataset.duplicates)
+                reasons |= {member.number: why for member in members}
+    return clusters, reasons
 
 
-def _described(found: Found, cluster: Sequence[duplicates.Seen]) -> Cluster:
-    lesions = [found.lesions[seen.number][1] for seen in cluster]
+def _described(source: str, lesions: Sequence[Lesion]) -> Cluster:
     return Cluster(
-        found.lesions[cluster[0].number][0],
+        source,
         [lesion.row for lesion in lesions],
         ["malignant" if lesion.malignant else "benign" for lesion in lesions],
         [lesion.split for lesion in lesions],
@@ -235,25 +230,43 @@ def _described(found: Found, cluster: Sequence[duplicates.Seen]) -> Cluster:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def _rows(
+def _divide(
     found: Found, images: Mapping[int, CutImage], copies: Mapping[int, str]
-) -> tuple[dict[int, dict[str, object]], pd.DataFrame]:
+) -> tuple[dict[int, dict[str, object]], list[Note]]:
     """The index's rows by number, and notes about them; what gave no patch is added to `found.skipped`."""
     rows: dict[int, dict[str, object]] = {}
-    notes: list[tuple[str, str, str]] = []
+    notes: list[Note] = []
     for number, (source, lesion) in enumerate(found.lesions):
-        outcome = images[number].outcomes[number]
-        if isinstance(outcome, str):
-            found.skipped.append((source, Skipped(lesion.row, outcome)))
+        place = images[number].outcomes[number]
+        if isinstance(place, str):
+            found.skipped.append((source, Skipped(lesion.row, place)))
         elif number in copies:
             found.skipped.append((source, Skipped(lesion.row, copies[number], on_purpose=True)))
         else:
             rows[number] = index_row(
-                found.path(number), lesion, outcome.box, images[number].sha256,
+                found.path(number), lesion, place.box, images[number].sha256,
                 source=found.source(number), split=lesion.split,
             )  # fmt: skip
-            notes += [(source, lesion.row, note) for note in (lesion.note, outcome.note) if note]
-    return rows, pd.DataFrame(notes, columns=pd.Index(["source", "row", "note"]))
+            notes += [(source, lesion.row, note) for note in (lesion.note, place.note) if note]
+    return rows, notes
+
+
+def _contradictions(found: Found, rows: Mapping[int, Mapping[str, object]]) -> list[Note]:
+    """Notes about what no single row tells: a file of two patients, a lesion of two labels."""
+    notes: list[Note] = []
+    for column, of, note in (
+        ("source_sha256", "patient", "the same image file stands under two patients"),
+        ("lesion", "malignant", "rows of one lesion with different labels"),
+    ):
+        values: dict[object, set[object]] = {}
+        for row in rows.values():
+            values.setdefault(row[column], set()).add(row[of])
+        notes += [
+            (found.lesions[number][0], found.lesions[number][1].row, note)
+            for number, row in rows.items()
+            if row[column] and len(values[row[column]]) > 1
+        ]
+    return notes
 
 
 def _write_sheet(
@@ -267,10 +280,10 @@ def _write_sheet(
     patches, outlines = {}, {}
     for number in (number for numbers in shown.values() for number in numbers):
         png = np.fromfile(folder / str(rows[number]["patch"]), np.uint8)
-        outcome = images[number].outcomes[number]
-        assert isinstance(outcome, Cut)  # a lesion with a row has a patch
+        place = images[number].outcomes[number]
+        assert isinstance(place, Place)  # a lesion with a row has a patch
         patches[number] = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
-        outlines[number] = outcome.outline
+        outlines[number] = place.outline
     sheet = cv2.imencode(".png", contact_sheet(shown, patches, outlines))[1]  # type: ignore[arg-type]
     (folder / "contact_sheet.png").write_bytes(sheet.tobytes())
 
@@ -288,35 +301,3 @@ def _sources(config: Config) -> dict[str, dict[str, str]]:
         for name, source in config.dataset.sources.items()
         if folders[name].is_dir()
     }
-
-
-def _counts(index: pd.DataFrame, skipped: pd.DataFrame, clusters: Sequence[Cluster]) -> dict[str, Any]:
-    """{source: {split: {patches, malignant, patients}}}, rows without a patch by reason, and copies."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (source, split), rows in index.groupby(["source", "split"]):
-        counts.setdefault(str(source), {})[str(split)] = {
-            "patches": len(rows),
-            "malignant": int(rows["malignant"].sum()),
-            "patients": int(rows["patient"].nunique()),
-        }
-    return {
-        "counts": counts,
-        "skipped": dict(Counter(skipped.loc[skipped["on_purpose"] == 0, "reason"])),
-        "left_out": dict(Counter(skipped.loc[skipped["on_purpose"] == 1, "reason"])),
-        "copies": {
-            "clusters": len(clusters),
-            "contradictory": sum(len(set(cluster.labels)) > 1 for cluster in clusters),
-            "across_splits": sum(len(set(cluster.splits)) > 1 for cluster in clusters),
-        },
-    }
-
-
-def _summary(index: pd.DataFrame, skipped: pd.DataFrame) -> str:
-    sizes = ", ".join(f"{s} {p} {len(rows)}" for (s, p), rows in index.groupby(["source", "split"]))
-    parts = [f"{len(index)} patches ({sizes})"]
-    for word, on_purpose in (("skipped", 0), ("left out", 1)):
-        reasons = Counter(skipped.loc[skipped["on_purpose"] == on_purpose, "reason"])
-        if reasons or not on_purpose:
-            shown = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
-            parts.append(f"{reasons.total()} {word}{': ' + shown if shown else ''}")
-    return ", ".join(parts)

@@ -1,5 +1,6 @@
 """Outlines tables in both dialects, all subsets, and what lies beside their images."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,7 @@ def test_a_row_in_both_dialects(tmp_path, separator):
     assert told == {
         "row": "bcdr_d01_outlines.csv:2", "patient": "D_3", "image": "D01_img_3_4_1_LO", "malignant": True, "split": "",
         "lesion": "D_3_4_1", "view": "CC", "laterality": "L", "density": "", "abnormality": "mass", "subtlety": "",
-        "acquisition": "digital", "pathology": "malign", "source": "", "note": "",
+        "acquisition": "digital", "pathology": "malign", "source": "", "note": "", "key": "",
     }  # fmt: skip
 
 
@@ -93,6 +94,34 @@ def test_images_one_folder_deeper_and_masks_of_others(tmp_path):
     assert read(tmp_path) == [Skipped("bcdr_f03_outlines.csv:2", "image file is missing")]
 
 
+def test_an_image_is_never_taken_from_another_subset(tmp_path):
+    """Two subsets in one folder, images of the same name in each, one of them lost."""
+    for name in ("D01", "F01"):
+        row = {"image_filename": f"{name}/film.tif"}
+        place = subset(tmp_path, name, row, folder="all")
+        (place / name).mkdir(exist_ok=True)
+        cv2.imwrite(str(place / name / "film.tif"), np.zeros((40, 40), np.uint8))
+    (tmp_path / "all/F01/film.tif").unlink()
+    (tmp_path / "all/copy").mkdir()
+    (tmp_path / "all/copy/film.tif").write_bytes((tmp_path / "all/D01/film.tif").read_bytes())
+    first, second = read(tmp_path)
+    assert isinstance(first, Lesion)
+    assert second == Skipped("bcdr_f01_outlines.csv:2", "image file is missing")
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    subset(tmp_path, "D01")
+    subset(tmp_path, "F01")
+    scan = os.scandir
+    refuse = lambda folder: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))  # noqa: E731
+    monkeypatch.setattr(
+        os, "scandir", lambda folder: refuse(folder) if "F01" in str(folder) else scan(folder)
+    )
+    told, record = read(tmp_path)
+    assert told == Skipped("folder BCDR-F01_dataset", "folder cannot be read")
+    assert isinstance(record, Lesion)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -103,6 +132,7 @@ def test_images_one_folder_deeper_and_masks_of_others(tmp_path):
         ({"image_view": "7"}, "image_view '7' is not 1 to 4"),
         ({"patient_id": " "}, "patient_id is empty"),
         ({"image_filename": ""}, "image file is missing"),
+        ({"image_filename": "x" * 300}, "image file is missing"),
         ({"lw_x_points": "5 30"}, "outline of 2 x and 4 y values; at least 3 of each needed"),
         ({"lw_x_points": "", "lw_y_points": ""}, "outline of 0 x and 0 y values; at least 3 of each needed"),
         ({"lw_x_points": "5 x 30 5"}, "outline points are not whole numbers"),

@@ -5,7 +5,7 @@ import io
 import os
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ import pytest
 from mammo_dp import cli
 from mammo_dp.artifacts import Cache, tree_identity
 from mammo_dp.data import splits, toy
-from mammo_dp.data.cutting import Cut, Geometry, Task, cut_image
+from mammo_dp.data.cutting import Geometry, Place, Task, cut_image
 from mammo_dp.data.readers import cbis_ddsm
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, MaskFile, Skipped
@@ -255,15 +255,16 @@ def lesions_in(folder: Path) -> list[Lesion]:
 
 
 def check_fifty(tree: Tree, lesions: list[Lesion], reference: Path | None, tolerance: int = 0) -> None:
-    """Cut 50 rows: the planted boxes and, where the pixels are the same, the very bytes of the full run."""
+    """Place 50 rows: the planted boxes and, where the pixels are the same, the very bytes of the full run."""
     index = None if reference is None else pd.read_csv(reference / "index.csv")
     for number in np.random.default_rng(1).choice(1696, 50, replace=False):
         lesion = lesions[number]
-        outcome = cut_image(Task(lesion.image_path, ((0, lesion.region),), GEOMETRY)).outcomes[0]
-        assert isinstance(outcome, Cut), outcome
+        result = cut_image(Task(lesion.image_path, ((0, lesion.region),), GEOMETRY))
+        outcome = result.outcomes[0]
+        assert isinstance(outcome, Place), outcome
         assert boxes_agree(tree, outcome.box, tree.rows[number], tolerance)
         if index is not None:
-            assert (reference / index["patch"][number]).read_bytes() == outcome.png  # type: ignore[operator]
+            assert (reference / index["patch"][number]).read_bytes() == result.pngs[0]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -326,10 +327,10 @@ def in_dialect(data: bytes, dialect: str) -> bytes:
 
 @pytest.mark.parametrize("dialect", ["lf", "blanked", "early", "marked", "semicolons"])
 def test_every_dialect_of_the_lists(tree, tmp_path, dialect):
-    official = cbis_ddsm._case_lists(tree.root)
+    official = cbis_ddsm._case_lists(tree.root, [])
     for name in LISTS:
         (tmp_path / name).write_bytes(in_dialect((tree.root / name).read_bytes(), dialect))
-    rewritten = cbis_ddsm._case_lists(tmp_path)
+    rewritten = cbis_ddsm._case_lists(tmp_path, [])
     assert rewritten.keys() == official.keys()
     for key, rows in official.items():
         for (number, row), (other, found) in zip(rows, rewritten[key], strict=True):
@@ -340,7 +341,7 @@ def test_every_dialect_of_the_lists(tree, tmp_path, dialect):
 
 def test_leaks_between_masses_and_calcifications(tree, tmp_path):
     """31 patients straddle train and test once calcifications are in, 13 of them from mass-train to calc-test."""
-    lists = cbis_ddsm._case_lists(tree.root)
+    lists = cbis_ddsm._case_lists(tree.root, [])
     patients = {key: {row["patient_id"] for _, row in rows} for key, rows in lists.items()}
     trained = patients["mass", "train"] | patients["calc", "train"]
     tested = patients["mass", "test"] | patients["calc", "test"]
@@ -359,17 +360,30 @@ def test_leaks_between_masses_and_calcifications(tree, tmp_path):
     source = config.dataset.sources["cbis_ddsm"]
     assigned = [splits.assign(lesion, source, config.dataset) for lesion in everything]
     splits.check_leaks([lesion for lesion in assigned if isinstance(lesion, Lesion)])
+    official = config.dataset.model_copy(update={"split": "official"})
+    straddling = trained & tested
+    moved = [splits.assign(lesion, source, official) for lesion in everything if lesion.patient in straddling]
+    assert {lesion.split for lesion in moved if isinstance(lesion, Lesion)} == {"test"}
 
     masses[0] = Lesion(**{**masses[0].__dict__, "split": "test"})  # the control
     with pytest.raises(UserError, match="one patient into"):
         splits.check_leaks(masses)
 
 
-def test_the_index_is_built_once(tree, monkeypatch):
+def test_the_index_is_built_once_but_not_from_a_failing_disk(tree, monkeypatch):
     from mammo_dp.data import series
 
     asked = request(tree.root)
+    asked = replace(asked, cache=Cache(tree.root.parent / ".cache-of-its-own"))
+
+    def fails(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(series.dicom, "read_header", fails)
+        list(cbis_ddsm.read(asked))
     first = list(cbis_ddsm.read(asked))
+    assert not any(isinstance(record, Skipped) for record in first)
     monkeypatch.setattr(series.dicom, "read_header", lambda path: pytest.fail("a header was read again"))
     again = list(cbis_ddsm.read(asked))
     assert [r.row for r in first] == [r.row for r in again]
@@ -380,7 +394,7 @@ def test_the_index_is_built_once(tree, monkeypatch):
 
 
 def one_row(tmp_path: Path, **changes: str) -> Path:
-    """A case list of one mass: image in series 1.2.3.4.1, crop and mask in 1.2.3.4.2."""
+    """Case lists of one mass each: image in series 1.2.3.4.1, crop and mask in 1.2.3.4.2."""
     values = {
         "patient_id": "P_1", "breast_density": "2", "left or right breast": "LEFT", "image view": "CC",
         "abnormality id": "1", "abnormality type": "mass", "pathology": "BENIGN", "subtlety": "3",
@@ -388,17 +402,18 @@ def one_row(tmp_path: Path, **changes: str) -> Path:
         "cropped image file path": "c_1/1.2.3.3.2/1.2.3.4.2/000000.dcm",
         "ROI mask file path": "c_1/1.2.3.3.2/1.2.3.4.2/000001.dcm\n",
     } | changes  # fmt: skip
-    with (tmp_path / LISTS[0]).open("w", newline="") as file:
-        writer = csv.DictWriter(file, values, lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerow(values)
+    for name, patient in ((LISTS[0], values["patient_id"]), (LISTS[1], "P_2")):
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, values, lineterminator="\r\n")
+            writer.writeheader()
+            writer.writerow(values | {"patient_id": patient})
     return tmp_path
 
 
 def put(tmp_path: Path, series: str, name: str, pixels: np.ndarray, description: str = "") -> Path:
     dataset = toy.secondary_capture(pixels, "case", description, "1.2.3.3.9", series, 1)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = (
-        f"1.2.3.{abs(hash((series, name)))}"
+        f"1.2.3.9.{int.from_bytes((series + name).encode()[-12:])}"
     )
     path = tmp_path / series / name
     path.parent.mkdir(exist_ok=True)
@@ -417,7 +432,7 @@ def pixels8(shape=(200, 160), box=(40, 60, 90, 120)) -> np.ndarray:
 
 
 def outcome_of(folder: Path):
-    (record,) = cbis_ddsm.read(request(folder))
+    record = next(cbis_ddsm.read(request(folder)))
     if isinstance(record, Skipped):
         return record.reason
     return cut_image(Task(record.image_path, ((0, record.region),), GEOMETRY)).outcomes[0]
@@ -430,7 +445,7 @@ def test_blank_descriptions_and_8_bit_crops_are_told_by_pixels(tmp_path):
     put(tmp_path, "1.2.3.4.2", "a.dcm", (pixels16() >> 8).astype(np.uint8))
     put(tmp_path, "1.2.3.4.2", "b.dcm", pixels8())
     found = outcome_of(tmp_path)
-    assert isinstance(found, Cut)
+    assert isinstance(found, Place)
     assert (found.box.x0, found.box.y0, found.box.x1, found.box.y1) == (40, 60, 90, 120)
 
 
@@ -444,13 +459,16 @@ def test_blank_descriptions_and_8_bit_crops_are_told_by_pixels(tmp_path):
         ([pixels8((200, 100))], "does not lie on the image"),
         ([np.where(pixels8() > 0, 2, pixels8(box=(10, 10, 30, 30)) // 255)], "several labels"),
         ([], "no file in the lesion's series"),
+        ([pixels16((50, 40))], "no file in the lesion's series"),  # the crop alone, of the mammogram's aspect
     ],
 )
 def test_masks_that_are_none(tmp_path, masks, reason):
     one_row(tmp_path)
     put(tmp_path, "1.2.3.4.1", "a.dcm", pixels16())
     for number, mask in enumerate(masks):
-        put(tmp_path, "1.2.3.4.2", f"{number}.dcm", mask.astype(np.uint8))
+        put(
+            tmp_path, "1.2.3.4.2", f"{number}.dcm", mask if mask.dtype == np.uint16 else mask.astype(np.uint8)
+        )
     assert reason in outcome_of(tmp_path)
 
 
@@ -460,7 +478,7 @@ def test_a_small_change_of_aspect_is_noted(tmp_path):
     put(tmp_path, "1.2.3.4.1", "a.dcm", pixels16((1000, 800)))
     put(tmp_path, "1.2.3.4.2", "b.dcm", pixels8((1005, 800)))
     found = outcome_of(tmp_path)
-    assert isinstance(found, Cut)
+    assert isinstance(found, Place)
     assert found.note == "mask and image differ by 0.5% in aspect"
 
 
@@ -493,7 +511,7 @@ def test_repeated_and_contradictory_rows(tmp_path):
     put(tmp_path, "1.2.3.4.2", "b.dcm", pixels8())
     records = list(cbis_ddsm.read(request(tmp_path)))
     assert isinstance(records[0], Lesion)
-    assert [r.reason for r in records[1:]] == [  # type: ignore[union-attr]
+    assert [r.reason for r in records[1:-1]] == [  # type: ignore[union-attr]
         "repeats row 2",
         "rows of one lesion with different pathologies (BENIGN, MALIGNANT)",
         "rows of one lesion with different pathologies (BENIGN, MALIGNANT)",
@@ -505,8 +523,14 @@ def test_lists_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="no case list"):
         list(cbis_ddsm.read(request(tmp_path)))
     one_row(tmp_path)
-    with pytest.raises(UserError, match="no case list"):
+    with pytest.raises(UserError, match="no case list calc_case_description_train_set"):
         list(cbis_ddsm.read(request(tmp_path, "calc")))
+    with pytest.raises(UserError, match="no case list calc_case_description_train_set"):
+        list(cbis_ddsm.read(request(tmp_path, "all")))
+    (tmp_path / LISTS[1]).rename(tmp_path / "aside.csv")
+    with pytest.raises(UserError, match="no case list mass_case_description_test_set"):
+        list(cbis_ddsm.read(request(tmp_path)))
+    (tmp_path / "aside.csv").rename(tmp_path / LISTS[1])
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / LISTS[0]).write_bytes((tmp_path / LISTS[0]).read_bytes())
     list(cbis_ddsm.read(request(tmp_path)))  # the same twice is no harm

@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 
 from mammo_dp.artifacts import Cache
-from mammo_dp.data.cutting import Cut, Geometry, Task, cut_image
+from mammo_dp.data import splits
+from mammo_dp.data.cutting import Geometry, Place, Task, cut_image
 from mammo_dp.data.readers import custom
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped
 from mammo_dp.errors import UserError
+from tests.conftest import config_of
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (400, 300), dtype=np.uint8)
 HEADER = "image,patient_id,label,mask,box,circle,polygon,lesion_id,view,laterality,density,split,source,abnormality"
+
+
+EXTENT = "box without an extent; x0 y0 x1 y1 needed (not width and height), with x1 > x0 and y1 > y0"
+MISSING = "image file is missing; paths are relative to the table, and capitals count"
 
 
 def read(folder: Path, *rows: str, header=HEADER, abnormality="mass") -> list[Lesion | Skipped]:
@@ -34,7 +40,7 @@ def box_of(record: Lesion | Skipped):
     assert isinstance(record, Lesion), record
     geometry = Geometry("contour", 60, 128, 128)
     found = cut_image(Task(record.image_path, ((0, record.region),), geometry)).outcomes[0]
-    return (found.box.x0, found.box.y0, found.box.x1, found.box.y1) if isinstance(found, Cut) else found
+    return (found.box.x0, found.box.y0, found.box.x1, found.box.y1) if isinstance(found, Place) else found
 
 
 @pytest.mark.parametrize(
@@ -68,19 +74,33 @@ def test_regions(tmp_path, cells, expected):
     ("row", "reason"),
     [
         ("a.png,,benign,,1 1 9 9", "patient_id is empty"),
-        ("a.png,Anna,perhaps,,1 1 9 9", "label is not benign or malignant"),
-        ("a.png,Anna,,,1 1 9 9", "label is not benign or malignant"),
+        ("a.png,Anna,perhaps,,1 1 9 9", "label is not benign, malignant, 0 or 1"),
+        ("a.png,Anna,,,1 1 9 9", "label is empty"),
         (",Anna,benign,,1 1 9 9", "image is empty"),
-        ("c.png,Anna,benign,,1 1 9 9", "image file is missing"),
+        (
+            "c.png,Anna,benign,,1 1 9 9",
+            MISSING,
+        ),
         ("a.png,Anna,benign", "0 of mask, box, circle and polygon are filled, 1 needed"),
         ("a.png,Anna,benign,m.png,1 1 9 9", "2 of mask, box, circle and polygon are filled, 1 needed"),
-        ("a.png,Anna,benign,n.png", "mask file is missing"),
+        (
+            "a.png,Anna,benign,n.png",
+            MISSING.replace("image", "mask"),
+        ),
         (
             "a.png,Anna,benign,,-1 1 9 9",
             "box with a negative coordinate; x and y count from the top left corner",
         ),
-        ("a.png,Anna,benign,,9 1 1 9", "box without an extent; x0 y0 x1 y1 needed, with x1 > x0 and y1 > y0"),
-        ("a.png,Anna,benign,,1 1 9", "box of 3 numbers; x0 y0 x1 y1 needed"),
+        (
+            "a.png,Anna,benign,,9 1 1 9",
+            EXTENT,
+        ),
+        ("a.png,Anna,benign,,1 1 9", "box of 3 numbers; x0 y0 x1 y1 needed, with points as decimal marks"),
+        ("a.png,Anna,benign,,0.1 0.2 0.3 0.4", "box in fractions of the image; pixels are needed"),
+        (
+            'a.png,Anna,benign,,,,"1,5 1,5 9,5 1,5 9,5 8,5"',
+            "polygon with decimal commas; write points, or blanks between the numbers",
+        ),
         ("a.png,Anna,benign,,1 1 9 x", "box holds something that is not a number"),
         ("a.png,Anna,benign,,1 1 9 nan", "box holds a number that is no pixel position"),
         ("a.png,Anna,benign,,1 1 9 1e300", "box holds a number that is no pixel position"),
@@ -94,10 +114,10 @@ def test_regions(tmp_path, cells, expected):
         ("a.png,Anna,benign,,1 1 9 9,,,,CC,both", "laterality is not L, R or empty"),
         ("a.png,Anna,benign,,1 1 9 9,,,,CC,L,9", "density is not 1 to 4, A to D or empty"),
         ("a.png,Anna,benign,,1 1 9 9,,,,CC,L,2,dev", "split is not train, val, test or empty"),
-        ("a.png,Anna,benign,,1 1 9 9,,,,CC,L,2,,St. Anna", "source may hold letters, digits and _ only"),
+        ("a.png,Anna,benign,,1 1 9 9,,,,CC,L,2,,St. Anna", "source may hold a-z, 0-9 and _ only"),
         ("a.png,Anna,benign,,1 1 9 9,,,,CC,L,2,,,cyst", "abnormality is not mass or calc"),
         ("a.png,Anna,benign,,1 1 9 9,,,,CC,L,2,,,,,,x", "more values than columns"),
-        (f"{'a' * 300}.png,Anna,benign,,1 1 9 9", "image is no usable file name"),
+        (f"{'a' * 300}.png,Anna,benign,,1 1 9 9", MISSING),
     ],
 )
 def test_a_row_that_cannot_be_used_names_why_and_nobody(tmp_path, row, reason):
@@ -112,12 +132,14 @@ def test_what_is_known_of_a_lesion(tmp_path):
     (record,) = read(tmp_path, "a.png,Anna,Malignant,m.png,,,,Anna-1,mlo,left,B,Train,North,mass")
     assert isinstance(record, Lesion)
     told = {
-        k: v for k, v in record.__dict__.items() if k not in ("image_path", "region", "patient", "lesion")
+        k: v
+        for k, v in record.__dict__.items()
+        if k not in ("image_path", "region", "patient", "lesion", "key")
     }
     assert told == {
-        "row": "row 2", "image": "image_000001", "malignant": True, "split": "train", "view": "MLO", "laterality": "L",
-        "density": "2", "abnormality": "mass", "subtlety": "", "acquisition": "", "pathology": "malignant",
-        "source": "north", "note": "",
+        "row": "row 2", "image": "image_of_row_2", "malignant": True, "split": "train", "view": "MLO",
+        "laterality": "L", "density": "2", "abnormality": "mass", "subtlety": "", "acquisition": "",
+        "pathology": "malignant", "source": "north", "note": "",
     }  # fmt: skip
     assert record.patient.startswith("p_")
     assert record.lesion == f"{record.patient}_1"
@@ -146,6 +168,12 @@ def test_repeats_and_contradictions(tmp_path):
         "", "repeats row 2", "", "patient_id is empty",
         "same image and region as row 7 with another label", "same image and region as row 6 with another label",
     ]  # fmt: skip
+
+
+def test_no_patient_decides_about_another(tmp_path):
+    """The same image and region under two patients: neither row knows of the other."""
+    anna, berta = "a.png,Anna,benign,,1 1 9 9", "a.png,Berta,malignant,,1 1 9 9"
+    assert [type(record) for record in read(tmp_path, anna, berta)] == [Lesion, Lesion]
 
 
 def test_a_row_that_gives_nothing_hides_no_other(tmp_path):
@@ -177,6 +205,62 @@ def test_few_columns_are_enough(tmp_path):
     assert box_of(read(tmp_path, row, header=header)[0]) == (5, 5, 50, 50)
     with pytest.raises(UserError, match="has no column label"):
         read(tmp_path, "a.png,Anna", header="image,patient_id")
+
+
+def test_accents_are_one_patient_however_they_are_written(tmp_path):
+    """One character or two (NFC, NFD), UTF-8 or what Windows writes."""
+    composed, parted = read(tmp_path, "a.png,Jos\u00e9,benign,,1 1 9 9", "b.png,Jose\u0301,benign,,1 1 9 9")
+    assert composed.patient == parted.patient  # type: ignore[union-attr]
+    table = tmp_path / "masses.csv"
+    seen = set()
+    for encoding in ("utf-8", "cp1252"):
+        table.write_bytes("image,patient_id,label,box\na.png,Šimon,benign,1 1 9 9\n".encode(encoding))
+        asked = Request(tmp_path, "mass", Cache(tmp_path), table=table, pseudonyms=tmp_path / "private.csv")
+        seen |= {record.patient for record in custom.read(asked)}  # type: ignore[union-attr]
+    assert len(seen) == 1
+
+
+def test_the_same_file_by_two_spellings_of_its_path_is_the_same(tmp_path):
+    records = read(tmp_path, "a.png,Anna,benign,,1 1 9 9", "./a.png,Anna,malignant,,1  1 9 9")
+    assert all(isinstance(record, Skipped) for record in records)
+
+
+def test_numbers_of_spreadsheets(tmp_path):
+    (record,) = read(tmp_path, "a.png,7,1.0,,1 1 9 9,,,,,,2.0")
+    assert isinstance(record, Lesion)
+    assert (record.malignant, record.density) == (True, "2")
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"), [("splt", "split"), ("poly", "polygon"), ("lateraliy", "laterality")]
+)
+def test_a_misspelt_column_is_not_passed_over(tmp_path, misspelt, meant):
+    """A misspelt split would be replaced by a random one."""
+    with pytest.raises(UserError, match=f"rename it if {meant} is meant"):
+        read(tmp_path, "a.png,Anna,benign,1 1 9 9,x", header=f"image,patient_id,label,box,{misspelt}")
+    assert read(tmp_path, "a.png,Anna,benign,1 1 9 9,x", header="image,patient_id,label,box,patient_age")
+
+
+@pytest.mark.parametrize(("one", "other"), [("mrn-1", "MRN-1"), ("88007", "88007.0"), ("0071", "71")])
+def test_one_patient_in_two_spellings_is_refused(tmp_path, one, other):
+    with pytest.raises(
+        UserError, match=r"rows 2 and 3 of the table .* name patients that differ only in capitals"
+    ):
+        read(tmp_path, f"a.png,{one},benign,,1 1 9 9", f"b.png,{other},benign,,1 1 9 9")
+
+
+def test_a_lost_file_of_pseudonyms_moves_nobody(tmp_path):
+    """The split is drawn from the id; new pseudonyms give the same split, so a finished artifact stays true."""
+    rows = [f"a.png,P{i},benign,,1 1 {9 + i} 9" for i in range(40)]
+    data = config_of("dataset=custom").dataset
+    drawn = []
+    for _ in range(2):
+        assigned = [splits.assign(record, data.sources["custom"], data) for record in read(tmp_path, *rows)]
+        drawn.append([(record.patient, record.split) for record in assigned])  # type: ignore[union-attr]
+        (tmp_path / "private.csv").unlink()
+    assert [split for _, split in drawn[0]] == [split for _, split in drawn[1]]
+    assert {split for _, split in drawn[0]} == {"train", "val", "test"}
+    assert not {patient for patient, _ in drawn[0]} & {patient for patient, _ in drawn[1]}
 
 
 def test_windows_paths_and_names_beyond_ascii(tmp_path):

@@ -5,12 +5,14 @@ bcdr.eu, as described in the documentation of each subset.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mammo_dp.artifacts import walk_files
+from mammo_dp.data.readers.regions import is_there
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Outline, Skipped
 from mammo_dp.data.tables import FAULT, Row, read_table
@@ -29,10 +31,12 @@ OPTIONAL = ("segmentation_id", "density", "mammography_calcification", "mammogra
 
 def read(request: Request) -> Iterator[Lesion | Skipped]:
     """One record for each outline of each subset below the folder. Raises UserError if there is no table."""
-    files = list(walk_files(request.folder))
+    refused: list[Path] = []
+    files = list(walk_files(request.folder, refused))
     tables = [(path, name) for path in files if (name := TABLE.fullmatch(path.name))]
     if not tables:
         raise UserError("no outlines table (bcdr_d01_outlines.csv and the like) below the BCDR folder")
+    yield from (Skipped(f"folder {folder.name}", "folder cannot be read") for folder in refused)
     seen: dict[str, list[tuple[int, Row]]] = {}
     for table, name in tables:
         rows = read_table(table, title=table.name, required=COLUMNS, optional=OPTIONAL)
@@ -41,18 +45,20 @@ def read(request: Request) -> Iterator[Lesion | Skipped]:
             if seen[subset] != rows:
                 raise UserError(f"two different copies of {table.name} below the BCDR folder; keep one")
             continue
-        below = {path.name: path for path in reversed(files) if path.is_relative_to(table.parent)}
+        images = [path for path in files if path.is_relative_to(table.parent)]
+        names = Counter(path.name for path in images)
+        unique = {path.name: path for path in images if names[path.name] == 1}
         first: dict[tuple[str, ...], int] = {}
         for number, row in rows:
             where = f"{table.name}:{number}"
             if first.setdefault(tuple(row.values()), number) != number:
                 yield Skipped(where, f"repeats row {first[tuple(row.values())]}")
                 continue
-            yield _lesion(row, where, subset, request.abnormality, table.parent, below)
+            yield _lesion(row, where, subset, request.abnormality, table.parent, unique)
 
 
 def _lesion(
-    row: Row, where: str, subset: str, abnormality: str, folder: Path, below: dict[str, Path]
+    row: Row, where: str, subset: str, abnormality: str, folder: Path, unique: dict[str, Path]
 ) -> Lesion | Skipped:
     if row[FAULT]:
         return Skipped(where, row[FAULT])
@@ -74,9 +80,9 @@ def _lesion(
         return Skipped(where, points)
     name = row["image_filename"].replace("\\", "/").strip()
     path = folder / name
-    if not path.is_file():
-        path = below.get(path.name, path)  # file names are unique within a subset
-    if not name or not path.is_file():
+    if not is_there(path):
+        path = unique.get(path.name, path)  # wherever it lies below the table
+    if not name or not is_there(path):
         return Skipped(where, "image file is missing")
     laterality, view = VIEWS[row["image_view"]]
     # The digital subsets share their patients' ids, and so do the film subsets.

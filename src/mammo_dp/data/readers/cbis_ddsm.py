@@ -39,21 +39,23 @@ Key = tuple[str, str, str, str]  # patient, side, view, abnormality: one row of 
 
 def read(request: Request) -> Iterator[Lesion | Skipped]:
     """One record a row of the case lists found anywhere below the folder. Raises UserError if there is none."""
-    lists = _case_lists(request.folder)
+    refused: list[Path] = []
+    lists = _case_lists(request.folder, refused)
     wanted = {"mass": ["mass"], "calc": ["calc"], "all": ["mass", "calc"]}[request.abnormality]
-    if not any(abnormality in wanted for abnormality, _ in lists):
-        names = " or ".join(f"{name}_case_description_train_set.csv" for name in wanted)
+    missing = [(kind, split) for kind in wanted for split in ("train", "test") if (kind, split) not in lists]
+    if missing:
+        names = " and no ".join(f"{kind}_case_description_{split}_set.csv" for kind, split in missing)
         raise UserError(
-            f"no case list ({names} and the like) below the CBIS-DDSM folder; download them from TCIA and put them "
-            "beside the images"
+            f"no case list {names} below the CBIS-DDSM folder; put the lists of TCIA beside the images"
         )
+    yield from (Skipped(f"folder {folder.name}", "folder cannot be read") for folder in refused)
     tested = {
         kind: {row["patient_id"] for _, row in lists.get((kind, "test"), [])} for kind in ("mass", "calc")
     }
     series = index_series(request.folder, request.cache)
     for abnormality in wanted:
         for split in ("train", "test"):
-            rows = lists.get((abnormality, split), [])
+            rows = lists[abnormality, split]
             pathologies: dict[Key, dict[str, int]] = {}
             for number, row in rows:
                 pathologies.setdefault(_key(row), {}).setdefault(row["pathology"].upper(), number)
@@ -67,10 +69,13 @@ def read(request: Request) -> Iterator[Lesion | Skipped]:
                 yield _lesion(row, where, abnormality, split, series, tests, wanted)
 
 
-def _case_lists(root: Path) -> dict[tuple[str, str], list[tuple[int, Row]]]:
-    """(abnormality, split) -> numbered rows. Raises UserError if two copies of one list differ."""
+def _case_lists(root: Path, refused: list[Path]) -> dict[tuple[str, str], list[tuple[int, Row]]]:
+    """(abnormality, split) -> numbered rows. Raises UserError if two copies of one list differ.
+
+    Folders that may not be read are added to `refused`.
+    """
     lists: dict[tuple[str, str], list[tuple[int, Row]]] = {}
-    for path in walk_files(root):
+    for path in walk_files(root, refused):
         name = CASE_LIST.fullmatch(path.name)
         if name is None:
             continue
@@ -117,13 +122,13 @@ def _lesion(
         return Skipped(where, image)
     candidates = _mask_candidates(row, series, image)
     if not candidates:
-        return Skipped(where, "no file in the lesion's series (mask and crop)")
+        return Skipped(where, "no file in the lesion's series that could be its mask")
     patient, side, view = (row[key].upper() for key in COLUMNS[:3])
     note = ""
     if split == "train" and tests:
         note = f"the patient is in the {' and the '.join(tests)} test list too"
         if set(tests) & set(wanted):
-            split = "test"  # whoever is tested on one kind is not trained on with the other, as in the paper
+            split = "test"  # whoever is tested on one kind is not trained on with the other
     return Lesion(
         row=where,
         image_path=image.path,
@@ -156,11 +161,17 @@ def _mask_candidates(row: Row, series: dict[str, list[ImageFile]], image: ImageF
     """The files that may be the lesion's mask: one where headers tell, all of its series where they do not."""
     uids = dict.fromkeys(_series_uid(row[f"{kind}_file_path"]) for kind in ("roi_mask", "cropped_image"))
     files = [file for uid in uids for file in series.get(uid, []) if file.path != image.path]
+    files = [file for file in files if not _is_crop(file, image)]
     for rule in (_has_mask_depth, _has_mask_description, lambda file: _lies_on(file, image)):
         chosen = [file for file in files if rule(file)]
         if len(chosen) == 1:
             return chosen
     return files
+
+
+def _is_crop(file: ImageFile, image: ImageFile) -> bool:
+    """Whether a header says that a file is no mask: too deep for one, or a picture that does not lie on the image."""
+    return file.bits > 8 or (file.is_picture and bool(file.rows) and not _lies_on(file, image))
 
 
 def _has_mask_depth(file: ImageFile) -> bool:

@@ -4,64 +4,65 @@ Nothing that could name a patient goes further than here: rows are known by numb
 images and lesions by counting, and no value of the table is quoted in a reason.
 """
 
-import math
+import difflib
+import hashlib
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from mammo_dp.artifacts import digest, sha256
 from mammo_dp.data.pseudonyms import pseudonyms
+from mammo_dp.data.readers.regions import REGIONS, Unusable, existing, path_of, region_of
 from mammo_dp.data.readers.request import Request
-from mammo_dp.data.records import Lesion, MaskFile, Outline, Region, Skipped
+from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
 
-TITLE = "the table (dataset.table)"
+TITLE = "the table (dataset.table, masses.csv unless set)"
 REQUIRED = ("image", "patient_id", "label")
-REGIONS = ("mask", "box", "circle", "polygon")
 OPTIONAL = (*REGIONS, "lesion_id", "view", "laterality", "density", "split", "source", "abnormality")
 LABELS = {"benign": False, "0": False, "malignant": True, "1": True}
-Split = Literal["train", "val", "test", ""]
-SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test", "": ""}
+SPLITS: dict[str, Split | Literal[""]] = {
+    "train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "": "",
+}  # fmt: skip
 SIDES = {"l": "L", "left": "L", "r": "R", "right": "R", "": ""}
 VIEWS = ("", "CC", "MLO", "ML", "LM", "XCC", "XCCL", "XCCM", "FB", "SIO", "LMO", "CV", "AT", "TAN")
 DENSITIES = {"a": "1", "b": "2", "c": "3", "d": "4"} | {value: value for value in ("", "1", "2", "3", "4")}
 KINDS = {"": "mass", "mass": "mass", "calc": "calc", "calcification": "calc"}
 SOURCE = re.compile(r"[a-z0-9_]{0,40}")
-LARGEST = 1_000_000  # px: no image is larger, so no position is
-
-
-class Fault(ValueError):
-    """What is wrong with one row."""
 
 
 def read(request: Request) -> Iterator[Lesion | Skipped]:
     """One record a row. Raises UserError if the table or the pseudonyms cannot be used or a patient has two splits."""
-    assert request.table is not None
+    assert request.table is not None  # the stage gives both to this reader
     assert request.pseudonyms is not None
     rows = _rows(request.table)
+    _check_ids(rows)
     splits = _splits(rows)
-    numbering = _Numbering()
+    images: dict[Path, int] = {}  # first row of each
+    lesions: dict[str, list[str]] = {}  # of each patient, in order of appearance
     first: dict[tuple[str, ...], tuple[int, Lesion]] = {}
     records: dict[int, Lesion | Skipped] = {}
     with pseudonyms(request.pseudonyms) as pseudonym:
         for number, row in rows:
             where = f"row {number}"
             try:
-                lesion = _lesion(row, where, request, pseudonym, numbering, splits)
-            except Fault as fault:
+                lesion = _lesion(row, number, request.table, request.abnormality, pseudonym, images, lesions)
+            except Unusable as fault:
                 records[number] = Skipped(where, str(fault))
                 continue
             except _NotWanted as kind:
                 records[number] = Skipped(where, str(kind), on_purpose=True)
                 continue
-            records[number] = lesion
-            earlier, other = first.setdefault(
-                tuple(row[key] for key in ("image", *REGIONS)), (number, lesion)
-            )
+            lesion = records[number] = replace(lesion, split=splits.get(row["patient_id"], ""))
+            # of one patient: no row may decide about another patient's
+            region = (" ".join(row[column].split()) for column in REGIONS)
+            key = (row["patient_id"], os.path.normpath(lesion.image_path), *region)
+            earlier, other = first.setdefault(key, (number, lesion))
             if other.malignant != lesion.malignant:  # nobody knows which is right
                 for one, two in ((number, earlier), (earlier, number)):
                     records[one] = Skipped(
@@ -81,7 +82,7 @@ def identity(table: Path) -> str:
     stats = []
     for name in sorted(named):
         try:
-            stat = _path(table, name).stat()
+            stat = path_of(table, name).stat()
             stats.append([name, stat.st_size, stat.st_mtime_ns])
         except (OSError, ValueError):
             stats.append([name])
@@ -92,28 +93,34 @@ class _NotWanted(Exception):
     """A row that dataset.abnormality leaves out."""
 
 
-class _Numbering:
-    """Numbers for things whose own names may say too much."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[tuple[str, ...], int] = {}
-        self.counts: dict[str, int] = {}
-
-    def of(self, kind: str, *name: str) -> int:
-        """1, 2, 3, ... within a kind, the same for the same name."""
-        if (kind, *name) not in self.numbers:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-            self.numbers[(kind, *name)] = self.counts[kind]
-        return self.numbers[(kind, *name)]
-
-
 def _rows(table: Path) -> list[tuple[int, Row]]:
-    return read_table(table, title=TITLE, required=REQUIRED, optional=OPTIONAL)
+    """The rows of a table. Raises UserError if it is none, or a column seems misspelt."""
+    rows = read_table(table, title=TITLE, required=REQUIRED, optional=OPTIONAL)
+    for _, row in rows:  # an accent may be written as one character or as two
+        row["patient_id"] = unicodedata.normalize("NFC", row["patient_id"])
+    absent = [name for name in OPTIONAL if not any(row[name] for _, row in rows)]
+    for name in rows[0][1].keys() - {FAULT, *REQUIRED, *OPTIONAL}:
+        for near in difflib.get_close_matches(name, absent, n=1, cutoff=0.7):
+            raise UserError(
+                f"{TITLE} has a column that is not known; rename it if {near} is meant, else take it out"
+            )
+    return rows
 
 
-def _path(table: Path, name: str) -> Path:
-    """Paths in the table are absolute, or relative to it, with either slash."""
-    return table.parent / (name if Path(name).is_absolute() else name.replace("\\", "/"))
+def _check_ids(rows: list[tuple[int, Row]]) -> None:
+    """Raise UserError if two ids look like one patient: such a patient would be two, in training and in test."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, row in rows:
+        patient = row["patient_id"]
+        if not patient:
+            continue
+        plain = patient.casefold().removesuffix(".0").lstrip("0")
+        earlier, other = first.setdefault(plain, (number, patient))
+        if other != patient:
+            raise UserError(
+                f"rows {earlier} and {number} of {TITLE} name patients that differ only in capitals, leading zeros or "
+                "a trailing .0; write each patient in one way"
+            )
 
 
 def _splits(rows: list[tuple[int, Row]]) -> dict[str, Split]:
@@ -134,113 +141,60 @@ def _splits(rows: list[tuple[int, Row]]) -> dict[str, Split]:
 
 def _lesion(
     row: Row,
-    where: str,
-    request: Request,
+    number: int,
+    table: Path,
+    wanted: str,
     pseudonym: Callable[[str], str],
-    numbering: _Numbering,
-    splits: dict[str, Split],
+    images: dict[Path, int],
+    lesions: dict[str, list[str]],
 ) -> Lesion:
     if row[FAULT]:
-        raise Fault(row[FAULT])
+        raise Unusable(row[FAULT])
     if not row["patient_id"]:
-        raise Fault("patient_id is empty")
+        raise Unusable("patient_id is empty")
     kind = _one_of(KINDS, row, "abnormality", "mass or calc")
-    if request.abnormality not in (kind, "all"):
-        raise _NotWanted(f"{kind} rows are left out by dataset.abnormality={request.abnormality}")
-    malignant = _one_of(LABELS, row, "label", "benign or malignant")
+    if wanted not in (kind, "all"):
+        raise _NotWanted(f"{kind} rows are left out by dataset.abnormality={wanted}")
+    malignant = _one_of(LABELS, row, "label", "benign, malignant, 0 or 1")
     _one_of(SPLITS, row, "split", "train, val, test or empty")
     view = row["view"].upper()
     if view not in VIEWS:
-        raise Fault("view is none of the standard codes (CC, MLO, ML, LM, ...)")
+        raise Unusable("view is none of the standard codes (CC, MLO, ML, LM, ...)")
     source = row["source"].lower()
     if not SOURCE.fullmatch(source):
-        raise Fault("source may hold letters, digits and _ only")
-    assert request.table is not None
-    image = _existing(request.table, row["image"], "image")
-    region = _region(row, request.table)
+        raise Unusable("source may hold a-z, 0-9 and _ only")
+    image = existing(table, row["image"], "image")
+    region = region_of(row, table)
     patient = pseudonym(row["patient_id"])
-    lesion = numbering.of(patient, row["lesion_id"]) if row["lesion_id"] else ""
     return Lesion(
-        row=where,
+        row=f"row {number}",
         image_path=image,
         region=region,
         patient=patient,
-        image=f"image_{numbering.of('image', str(image)):06d}",
+        image=f"image_of_row_{images.setdefault(image, number)}",
         malignant=malignant,
-        split=splits.get(row["patient_id"], ""),
-        lesion=f"{patient}_{lesion}" if lesion else "",
+        lesion=_numbered(row["lesion_id"], patient, lesions.setdefault(patient, [])),
         view=view,
         laterality=_one_of(SIDES, row, "laterality", "L, R or empty"),
         density=_one_of(DENSITIES, row, "density", "1 to 4, A to D or empty"),
         abnormality=kind,
         pathology="malignant" if malignant else "benign",
         source=source,
+        key=hashlib.sha256(row["patient_id"].encode()).hexdigest(),
     )
 
 
-def _one_of(words: dict, row: Row, column: str, allowed: str):  # type: ignore[no-untyped-def, type-arg]
-    value = row[column].lower()
-    if value not in words:
-        raise Fault(f"{column} is not {allowed}")
-    return words[value]
-
-
-def _existing(table: Path, name: str, column: str) -> Path:
+def _numbered(name: str, patient: str, names: list[str]) -> str:
+    """A lesion's id: the pseudonym and a number in place of its own name; empty if it has none."""
     if not name:
-        raise Fault(f"{column} is empty")
-    path = _path(table, name)
-    try:
-        found = path.is_file()
-    except (OSError, ValueError):
-        raise Fault(f"{column} is no usable file name") from None
-    if not found:
-        raise Fault(f"{column} file is missing")
-    return path
+        return ""
+    if name not in names:
+        names.append(name)
+    return f"{patient}_{names.index(name) + 1}"
 
 
-def _region(row: Row, table: Path) -> Region:
-    given = [name for name in REGIONS if row[name]]
-    if len(given) != 1:
-        raise Fault(f"{len(given)} of mask, box, circle and polygon are filled, 1 needed")
-    (kind,) = given
-    if kind == "mask":
-        return MaskFile((_existing(table, row["mask"], "mask"),))
-    values = _numbers(row[kind], kind)
-    if kind == "box":
-        return _box(values)
-    if kind == "circle":
-        return _circle(values)
-    if len(values) < 6 or len(values) % 2:
-        raise Fault("polygon is not at least 3 pairs of x and y")
-    return Outline(np.rint(np.array(values).reshape(-1, 2)).astype(np.int64))
-
-
-def _numbers(text: str, kind: str) -> list[float]:
-    try:
-        values = [float(value) for value in re.split(r"[\s,;]+", text.strip(" ()[]"))]
-    except ValueError:
-        raise Fault(f"{kind} holds something that is not a number") from None
-    if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
-        raise Fault(f"{kind} holds a number that is no pixel position")
-    return values
-
-
-def _box(values: list[float]) -> Outline:
-    """x0 y0 x1 y1, the last two outside the box."""
-    if len(values) != 4:
-        raise Fault(f"box of {len(values)} numbers; x0 y0 x1 y1 needed")
-    x0, y0, x1, y1 = (round(value) for value in values)
-    if min(x0, y0) < 0:
-        raise Fault("box with a negative coordinate; x and y count from the top left corner")
-    if x1 <= x0 or y1 <= y0:
-        raise Fault("box without an extent; x0 y0 x1 y1 needed, with x1 > x0 and y1 > y0")
-    return Outline(np.array([[x0, y0], [x1 - 1, y0], [x1 - 1, y1 - 1], [x0, y1 - 1]]), must_fit=True)
-
-
-def _circle(values: list[float]) -> Outline:
-    """x y radius."""
-    if len(values) != 3 or values[2] <= 0:
-        raise Fault("circle is not x y radius with a positive radius")
-    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    points = np.array(values[:2]) + values[2] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return Outline(np.rint(points).astype(np.int64))
+def _one_of(words: dict, row: Row, column: str, allowed: str):  # type: ignore[no-untyped-def, type-arg]
+    value = row[column].lower().removesuffix(".0")  # of spreadsheets
+    if value not in words:
+        raise Unusable(f"{column} is not {allowed}" if value else f"{column} is empty")
+    return words[value]

@@ -7,12 +7,11 @@ patient{dataset}__{patient}_image{uid}_mass{patch}_is_benign_{0,1}.png
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from mammo_dp.data.readers.request import Request
-from mammo_dp.data.records import Lesion, Skipped, WholeImage
+from mammo_dp.data.records import Lesion, Skipped, Split, WholeImage
 
-Split = Literal["train", "val", "test"]
 NAME = re.compile(r"patient[^_]+__(?P<patient>.+)_image(?P<image>.+)_mass\d+_is_benign_(?P<benign>[01])\.png")
 
 
