@@ -151,7 +151,7 @@ def _check_form(data: bytes) -> None:
             raise ValueError(
                 "image that says that it is turned; positions in it are ambiguous, save it upright"
             )
-        if max(tags.get(BITS, (8,))) > 8 and (tags.get(PHOTOMETRIC) == 0 or tags.get(SAMPLES) == 2):
+        if np.max(tags.get(BITS, 8)) > 8 and (tags.get(PHOTOMETRIC) == 0 or tags.get(SAMPLES) == 2):
             raise ValueError(
                 "TIFF of 16 bits with white as zero or with an alpha channel; save it as plain grey"
             )
