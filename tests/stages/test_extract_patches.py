@@ -433,24 +433,27 @@ def test_ten_kills_leave_the_same_artifact(place):
     killed = only_folder(place)
     place.outputs.rename(place.root / "whole")
     whole = place.root / "whole/extract_patches" / killed.name
+    images = pd.read_csv(whole / "index.csv")["image"].nunique()
     rng = random.Random(0)
+    moments = sorted(rng.sample(range(1, images * 2 // 3), 6))  # images done
     progress = []
     for attempt in range(10):
         run = subprocess.Popen(
             [sys.executable, "-m", "mammo_dp", STAGE, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        if attempt % 3:  # most kills fall into the work itself, the others anywhere
-            before = lines(killed)
-            while run.poll() is None and lines(killed) <= before:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.1))
+        if attempt % 3:  # most kills fall into the work itself, the others into the start
+            moment = moments.pop(0)
+            while run.poll() is None and lines(killed) < moment:
+                time.sleep(0.002)
         else:
-            time.sleep(rng.uniform(0, 3))
+            time.sleep(rng.uniform(0, 1))
         run.send_signal(signal.SIGKILL)
         run.wait()
         progress.append(lines(killed))
+    assert progress == sorted(progress)  # what was done stayed done
     assert len(set(progress)) > 4  # kills at several stages of the work
+    assert not (killed / "manifest.json").exists()
     assert place.run(STAGE, *words) == cli.DONE
     assert content(killed) == content(whole)
     assert not (killed / "done.jsonl").exists()
