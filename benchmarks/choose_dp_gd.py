@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.cli import compose
 from mammo_dp.data import patches, toy
 from mammo_dp.data.images import to_uint8
+from mammo_dp.files import Cache
 from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head
 from mammo_dp.privacy.planning import make_plan

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mammo_dp import artifacts
-from mammo_dp.artifacts import Cache, Store
+from mammo_dp import files
+from mammo_dp.artifacts import Store
 from mammo_dp.config import Config
 from mammo_dp.data.sources import source_folders, synthetic_folder, table_of, toy_identity
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.privacy.events import Event
 
 
@@ -93,7 +94,7 @@ def _raw_data(config: Config, store: Store) -> dict[str, str]:
 
 def _identity(config: Config, folder: Path, reader: str) -> str:
     if reader != "custom":
-        return artifacts.tree_identity(folder)
+        return files.tree_identity(folder)
     from mammo_dp.data.readers import custom  # loads numpy
 
     return custom.identity(table_of(config.dataset, folder))
@@ -109,7 +110,7 @@ def _no_data(config: Config, source: str, folder: Any, fault: str) -> str:
 def _synthetic_images(config: Config, store: Store) -> dict[str, str]:
     folder = synthetic_folder(config)
     try:
-        return {"synthetic": artifacts.tree_identity(folder)}
+        return {"synthetic": files.tree_identity(folder)}
     except FileNotFoundError:
         raise UserError(
             f"the folder of synthetic images, {folder}, does not exist or holds no files; set synthetic.root=FOLDER "
@@ -133,7 +134,7 @@ def _weights(config: Config, store: Store) -> dict[str, str]:
             f"classifier.weights={classifier.weights} is not a file; give a .safetensors or .pth file of "
             f"{classifier.backbone}, or classifier.weights=imagenet to download it"
         )
-    return {"weights": artifacts.file_identity(path, store.cache)}
+    return {"weights": files.file_identity(path, store.cache)}
 
 
 def _training_settings(config: Config) -> dict[str, Any]:

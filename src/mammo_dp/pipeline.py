@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_dp import artifacts
+from mammo_dp import artifacts, files
 from mammo_dp.artifacts import Artifact, Mask, StageResult, Store
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
@@ -72,7 +72,7 @@ class Node:
 
     @cached_property
     def fp8(self) -> str:
-        return artifacts.fingerprint(self.identity)
+        return files.fingerprint(self.identity)
 
     @cached_property
     def folder(self) -> Path:
@@ -242,11 +242,11 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
     content = {role: artifact.content for role, artifact in inputs.items()}
     yaml = _to_yaml(node.config, mask)
     output = node.store.begin(node.folder, config_yaml=yaml, inputs=content, fresh=fresh)
-    output.identity = artifacts.digest(node.identity)
+    output.identity = files.digest(node.identity)
     try:
         module = importlib.import_module(node.stage.module)
         result: StageResult = module.run(node.config, inputs, output)
-        artifacts.write_atomic(node.folder / "metrics.json", artifacts.to_json(result.metrics))
+        files.write_atomic(node.folder / "metrics.json", files.to_json(result.metrics))
         recorded = {role: _input_record(artifact) for role, artifact in inputs.items()}
         return output.finish(
             {
@@ -291,7 +291,7 @@ def _input_record(artifact: Artifact) -> dict[str, Any]:
         "artifact": artifact.name,
         "fingerprint": artifact.manifest["fingerprint"],
         "content": artifact.content,
-        "manifest_sha256": artifacts.sha256(manifest),
+        "manifest_sha256": files.sha256(manifest),
         "manifest_size": manifest.stat().st_size,
     }
 

@@ -6,9 +6,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mammo_dp import cli
-from mammo_dp.artifacts import Cache
 from mammo_dp.data import toy
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.files import Cache
 from mammo_dp.models.classifier import build_head
 from mammo_dp.pipeline import Node
 from mammo_dp.privacy.planning import make_plan

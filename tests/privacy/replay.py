@@ -22,8 +22,9 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Cache, Output, fingerprint
+from mammo_dp.artifacts import Artifact, Output
 from mammo_dp.config import Config
+from mammo_dp.files import Cache, fingerprint
 from mammo_dp.pipeline import Node
 from mammo_dp.privacy.statement import statement
 from mammo_dp.progress import track

@@ -5,8 +5,8 @@ PLD values were computed with dp-accounting 0.6.0.
 
 import pytest
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.privacy import accounting
 from mammo_dp.privacy.accounting import calibrate, epsilon
 from mammo_dp.privacy.events import Mechanism

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import beta, norm
 
-from mammo_dp.artifacts import Cache
+from mammo_dp.files import Cache
 from mammo_dp.privacy.accounting import calibrate
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon

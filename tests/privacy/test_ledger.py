@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mammo_dp.artifacts import Cache, to_json
+from mammo_dp.files import Cache, to_json
 from mammo_dp.privacy.events import Event, Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon
 from mammo_dp.privacy.ledger import Ledger, events_of

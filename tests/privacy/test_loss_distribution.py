@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from mammo_dp.artifacts import Cache
+from mammo_dp.files import Cache
 from mammo_dp.privacy import loss_distribution as losses
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.events import Mechanism

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.config import Config, Recipe
+from mammo_dp.files import Cache
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import SENSITIVITY
 from mammo_dp.privacy.planning import make_plan

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mammo_dp.artifacts import Cache, Output
+from mammo_dp.artifacts import Output
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
 from mammo_dp.privacy.accounting import epsilon

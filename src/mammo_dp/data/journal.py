@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mammo_dp.artifacts import sha256, write_atomic
 from mammo_dp.data.cutting import CutImage, Place, Task, cut_image
 from mammo_dp.data.patch_set import write_png
 from mammo_dp.data.patches import Box
+from mammo_dp.files import sha256, write_atomic
 from mammo_dp.progress import track
 from mammo_dp.workers import each, workers_for
 

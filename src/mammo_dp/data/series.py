@@ -4,8 +4,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mammo_dp.artifacts import Cache, tree_identity, walk_files
 from mammo_dp.data import dicom
+from mammo_dp.files import Cache, tree_identity, walk_files
 from mammo_dp.progress import track
 
 VERSION = 1  # raised when an index says other things

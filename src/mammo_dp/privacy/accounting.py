@@ -13,8 +13,8 @@ import opacus
 from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any, get_args
 
-from mammo_dp.artifacts import Cache
+from mammo_dp.files import Cache
 from mammo_dp.privacy.events import COHORTS, Adjacency, Cohort, Event, Unit
 from mammo_dp.privacy.gaussian import gaussian_epsilon, gaussian_true_positive_rate
 

@@ -13,8 +13,8 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.privacy.accounting import epsilon, opacus_epsilon
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.config import Config
+from mammo_dp.files import Cache
 from mammo_dp.privacy.accounting import calibrate, first_step_at_least
 from mammo_dp.privacy.events import SENSITIVITY, Mechanism
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from mammo_dp.artifacts import Artifact, fingerprint
+from mammo_dp.artifacts import Artifact
+from mammo_dp.files import fingerprint
 from mammo_dp.reporting import paper
 from mammo_dp.rounding import rounded_up
 

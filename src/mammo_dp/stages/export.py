@@ -14,9 +14,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, file_identity, to_json
+from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache, file_identity, to_json
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from mammo_dp.artifacts import Artifact, Cache, Output, StageResult
+from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data import duplicates, splits, toy
 from mammo_dp.data.cutting import CutImage, Geometry, Place, Task
@@ -27,6 +27,7 @@ from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped
 from mammo_dp.data.sources import pseudonyms_of, source_folders, table_of, toy_identity
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.reporting.contact_sheet import chosen, contact_sheet
 from mammo_dp.reporting.data_card import Cluster, data_card, divided, metrics, summary
 

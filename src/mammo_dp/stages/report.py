@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, environment
+from mammo_dp.artifacts import Artifact, Output, StageResult, environment
 from mammo_dp.config import Config
+from mammo_dp.files import Cache
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.reporting import table1
 from mammo_dp.reporting.html import page

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Cache, Output, StageResult, Store, digest, sha256, to_json
+from mammo_dp.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.config import Config
 from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache, digest, sha256, to_json
 from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.privacy.accounting import epsilon

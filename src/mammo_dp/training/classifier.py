@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mammo_dp.artifacts import Output, write_atomic
+from mammo_dp.artifacts import Output
 from mammo_dp.config import Recipe
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.errors import UserError
+from mammo_dp.files import write_atomic
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.data.readers import bcdr
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Outline, Skipped
 from mammo_dp.data.toy import BCDR_COLUMNS
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 
 VALUES = {
     "patient_id": "3", "study_id": "4", "series": "1", "lesion_id": "1", "segmentation_id": "1", "image_view": "2",

@@ -15,13 +15,13 @@ import pydicom
 import pytest
 
 from mammo_dp import cli
-from mammo_dp.artifacts import Cache, tree_identity
 from mammo_dp.data import splits, toy
 from mammo_dp.data.cutting import Geometry, Place, Task, cut_image
 from mammo_dp.data.readers import cbis_ddsm
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, MaskFile, Skipped
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache, tree_identity
 from mammo_dp.pipeline import Node
 from tests.conftest import Workplace, config_of, shared
 

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.data import splits
 from mammo_dp.data.cutting import Geometry, Place, Task, cut_image
 from mammo_dp.data.readers import custom
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from tests.conftest import config_of
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (400, 300), dtype=np.uint8)

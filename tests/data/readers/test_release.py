@@ -1,10 +1,10 @@
 import cv2
 import numpy as np
 
-from mammo_dp.artifacts import Cache
 from mammo_dp.data.readers import release
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped
+from mammo_dp.files import Cache
 from tests.conftest import shared
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_dp.artifacts import walk_files
 from mammo_dp.data.readers.regions import is_there
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Outline, Skipped
 from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
+from mammo_dp.files import walk_files
 
 TABLE = re.compile(r"bcdr_(?P<subset>[df]\d\d)_outlines\.csv", re.IGNORECASE)
 MALIGNANT = {"benign": False, "malign": True, "malignant": True}

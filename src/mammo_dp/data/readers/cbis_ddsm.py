@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from mammo_dp.artifacts import walk_files
 from mammo_dp.data.images import LARGEST_ASPECT
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, MaskFile, Skipped
 from mammo_dp.data.series import ImageFile, index_series
 from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
+from mammo_dp.files import walk_files
 
 CASE_LIST = re.compile(
     r"(?P<abnormality>mass|calc)_case_description_(?P<split>train|test)_set\.csv", re.IGNORECASE

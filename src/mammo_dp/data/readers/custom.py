@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from mammo_dp.artifacts import digest, sha256
 from mammo_dp.data.pseudonyms import pseudonyms
 from mammo_dp.data.readers.regions import REGIONS, Unusable, existing, path_of, region_of
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
+from mammo_dp.files import digest, sha256
 
 TITLE = "the table (dataset.table, masses.csv unless set)"
 REQUIRED = ("image", "patient_id", "label")
@@ -45,32 +45,38 @@ def read(request: Request) -> Iterator[Lesion | Skipped]:
     splits = _splits(rows)
     images: dict[Path, int] = {}  # first row of each
     lesions: dict[str, list[str]] = {}  # of each patient, in order of appearance
-    first: dict[tuple[str, ...], tuple[int, Lesion]] = {}
     records: dict[int, Lesion | Skipped] = {}
     with pseudonyms(request.pseudonyms) as pseudonym:
         for number, row in rows:
-            where = f"row {number}"
             try:
                 lesion = _lesion(row, number, request.table, request.abnormality, pseudonym, images, lesions)
+                records[number] = replace(lesion, split=splits.get(row["patient_id"], ""))
             except Unusable as fault:
-                records[number] = Skipped(where, str(fault))
-                continue
+                records[number] = Skipped(f"row {number}", str(fault))
             except _NotWanted as kind:
-                records[number] = Skipped(where, str(kind), on_purpose=True)
-                continue
-            lesion = records[number] = replace(lesion, split=splits.get(row["patient_id"], ""))
-            # of one patient: no row may decide about another patient's
-            region = (" ".join(row[column].split()) for column in REGIONS)
-            key = (row["patient_id"], os.path.normpath(lesion.image_path), *region)
-            earlier, other = first.setdefault(key, (number, lesion))
-            if other.malignant != lesion.malignant:  # nobody knows which is right
-                for one, two in ((number, earlier), (earlier, number)):
-                    records[one] = Skipped(
-                        f"row {one}", f"same image and region as row {two} with another label"
-                    )
-            elif earlier != number:
-                records[number] = Skipped(where, f"repeats row {earlier}")
+                records[number] = Skipped(f"row {number}", str(kind), on_purpose=True)
+    _skip_repeats(rows, records)
     yield from records.values()
+
+
+def _skip_repeats(rows: list[tuple[int, Row]], records: dict[int, Lesion | Skipped]) -> None:
+    """Of rows of one patient, image and region, the first stays; none if their labels differ.
+
+    No row decides about another patient's.
+    """
+    first: dict[tuple[str, ...], tuple[int, Lesion]] = {}
+    for number, row in rows:
+        lesion = records[number]
+        if isinstance(lesion, Skipped):
+            continue
+        region = (" ".join(row[column].split()) for column in REGIONS)
+        key = (lesion.patient, os.path.normpath(lesion.image_path), *region)
+        earlier, other = first.setdefault(key, (number, lesion))
+        if other.malignant != lesion.malignant:  # nobody knows which is right
+            for one, two in ((number, earlier), (earlier, number)):
+                records[one] = Skipped(f"row {one}", f"same image and region as row {two} with another label")
+        elif earlier != number:
+            records[number] = Skipped(f"row {number}", f"repeats row {earlier}")
 
 
 def identity(table: Path) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mammo_dp.artifacts import Cache
+from mammo_dp.files import Cache
 
 
 @dataclass(frozen=True)
