@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from mammo_dp.files import fingerprint, to_json, tree_identity, walk_files, write_atomic
+from mammo_dp.files import fingerprint, forget_identities, to_json, tree_identity, walk_files, write_atomic
 
 
 def test_infinity_is_a_string_and_nan_is_refused():
@@ -63,3 +63,12 @@ def test_a_walk_survives_circles_and_locked_folders(tmp_path, monkeypatch):
     assert refused == [tmp_path / "locked"]
     with pytest.raises(PermissionError):  # where nothing may be missing
         list(walk_files(tmp_path))
+
+
+def test_outside_data_is_looked_at_once_a_command(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = tree_identity(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"1")
+    assert tree_identity(tmp_path) == before
+    forget_identities()
+    assert tree_identity(tmp_path) != before

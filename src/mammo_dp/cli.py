@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word not in ("-m", "--multirun")]
     if any(word.startswith("-") for word in words):
         return _print_by_hydra(words)
-    from mammo_dp.files import tree_identity
+    from mammo_dp.files import forget_identities
 
-    tree_identity.cache_clear()  # outside data is looked at once a command, not once a process
+    forget_identities()
     try:
         if multirun:
             return _sweep(words)

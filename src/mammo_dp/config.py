@@ -23,6 +23,9 @@ StageName = Literal[
     "export",
 ]
 Split = Literal["official", "paper"]
+Abnormality = Literal["mass", "calc", "all"]
+# copies of a lesion: all stay; one stays; one stays, and none where their labels contradict each other
+Duplicates = Literal["keep", "drop", "drop_conflicts"]
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 LARGEST_POISSON_EPSILON = 300.0  # beyond, calibration takes minutes and the claim is empty
 
@@ -68,18 +71,15 @@ class Dataset(Section):
     sources: dict[str, Source] = Field(min_length=1)
     split: Split  # official: as the source states it
     val_fraction: float = Field(ge=0, lt=1)  # of the patients of the official training set
-    test_fraction: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # of the patients for whom the source states no split
+    # of the patients for whom the source states no split
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
     split_seed: int = Field(ge=0)
-    abnormality: Literal["mass", "calc", "all"]
-    # copies of a lesion: all stay; one stays; one stays, and none where their labels contradict each other
-    duplicates: Literal["keep", "drop", "drop_conflicts"]
+    abnormality: Abnormality
+    duplicates: Duplicates
     max_skipped: float = Field(ge=0, le=1)  # fraction of rows without a patch above which extraction fails
     table: str | None = None  # of custom data: file name in the source's folder, or absolute
-    pseudonyms: str | None = (
-        None  # of custom data: file that keeps the patients' pseudonyms; None: beside the table
-    )
+    # of custom data: file that keeps the patients' pseudonyms; None: beside the table
+    pseudonyms: str | None = None
     # by split; of the official one before validation patients are set aside
     public_count: dict[Split, PublicCount] | None
     toy: Toy | None = None

@@ -8,11 +8,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # --- hashing and JSON -------------------------------------------------------------------------------------------
 
@@ -105,7 +105,24 @@ def file_identity(path: Path, store_cache: Cache) -> str:
     return known
 
 
-@cache
+Identity = TypeVar("Identity", bound=Callable[..., str])
+_forgetful: list[Callable[[], None]] = []
+
+
+def once_a_command(identity: Identity) -> Identity:
+    """Outside data is looked at once a command, however many nodes ask: `forget_identities` begins another."""
+    cached = cache(identity)
+    _forgetful.append(cached.cache_clear)
+    return cached  # type: ignore[return-value]
+
+
+def forget_identities() -> None:
+    """Look at outside data anew from here on."""
+    for forget in _forgetful:
+        forget()
+
+
+@once_a_command
 def tree_identity(root: Path) -> str:
     """Hash of the sorted (relative path, size, mtime) listing below `root`; tables (.csv) count by their bytes.
 

@@ -123,7 +123,7 @@ def _why_not_decoded(syntax: UID) -> str:
         return "damaged or truncated pixels; copy the file again"
     try:
         available = get_decoder(syntax).is_available
-    except (NotImplementedError, ValueError):
+    except NotImplementedError:  # pydicom's word for a transfer syntax that it has no decoder for
         available = False
     name = f"{syntax.name} ({syntax})"
     if available:

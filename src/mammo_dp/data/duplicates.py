@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mammo_dp.data.patches import Box
+from mammo_dp.config import Duplicates
+from mammo_dp.data.patches import Box, aspect_change
 
 SAME_PICTURE = 2  # grey levels of 255 by which no pixel of two thumbnails may differ more
 SAME_LESION = 0.5  # intersection over union of the boxes, from here on
 ASPECT_TOLERANCE = 0.01  # relative
-
-Policy = Literal["keep", "drop", "drop_conflicts"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def contradicts(cluster: Sequence[Cut]) -> bool:
     return len({cut.malignant for cut in cluster}) > 1
 
 
-def dropped(cluster: Sequence[Cut], policy: Policy) -> tuple[Sequence[Cut], str]:
+def dropped(cluster: Sequence[Cut], policy: Duplicates) -> tuple[Sequence[Cut], str]:
     """The members that leave the data, and why: keep: none; drop: all but the first; drop_conflicts: as drop, and all
     of a cluster whose labels contradict each other."""
     if policy == "keep":
@@ -72,14 +70,10 @@ def _pairs(members: list[Cut]) -> tuple[np.ndarray, np.ndarray]:
         alike = np.flatnonzero((np.abs(pixels[i + 1 : end] - pixels[i]) <= SAME_PICTURE).all(axis=1)) + i + 1
         for j in alike:
             a, b = members[order[i]], members[order[j]]
-            if _same_aspect(a.shape, b.shape) and _overlap(a, b) >= SAME_LESION:
+            if aspect_change(a.shape, b.shape) <= ASPECT_TOLERANCE and _overlap(a, b) >= SAME_LESION:
                 first.append(order[i])
                 second.append(order[j])
     return np.array(first, dtype=int), np.array(second, dtype=int)
-
-
-def _same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= ASPECT_TOLERANCE
 
 
 def _overlap(a: Cut, b: Cut) -> float:

@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from mammo_dp.data import dicom
+from mammo_dp.data.patches import aspect_change
 
-SILENT_ASPECT, LARGEST_ASPECT = (
-    0.002,
-    0.01,
-)  # difference of mask and image: without a note up to, refused beyond
+# aspect_change of mask and image: without a note up to the first, refused beyond the second
+SILENT_ASPECT, LARGEST_ASPECT = 0.002, 0.01
 JPEG = b"\xff\xd8"  # how such a file begins
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES = 258, 262, 274, 277  # tags of TIFF and EXIF
 SOFT = 7  # px across which the edge of a mask may be soft
@@ -80,7 +79,7 @@ def read_mask(path: Path, *, shape: tuple[int, int]) -> tuple[np.ndarray, str]:
     marked = _marked(stored, lossy=lossy)
     if marked.shape == shape:
         return marked, ""
-    change = abs((marked.shape[0] / marked.shape[1]) / (shape[0] / shape[1]) - 1)
+    change = aspect_change(marked.shape, shape)
     if change > LARGEST_ASPECT:
         turned = "; is it transposed?" if marked.shape == shape[::-1] else ""
         raise ValueError(

@@ -75,6 +75,11 @@ def _corners(box: Box) -> np.ndarray:
     return np.array([[box.x0, box.y0], [right, box.y0], [right, bottom], [box.x0, bottom]])
 
 
+def aspect_change(a: tuple[int, int], b: tuple[int, int]) -> float:
+    """Relative difference of the aspects of two shapes (height, width); 0 where one is the other's copy at a scale."""
+    return abs((a[0] / a[1]) / (b[0] / b[1]) - 1)
+
+
 def window(box: Box, *, shape: tuple[int, int], margin: int, min_side: int) -> Box:
     """The square to cut: side max(width, height, min_side) + 2 margin, centred on the box.
 

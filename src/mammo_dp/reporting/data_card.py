@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mammo_dp.reporting.template import template
 
 BY = ("view", "density", "laterality", "abnormality", "acquisition", "pathology")
 EXAMPLES = 12  # rows named for each reason
@@ -106,15 +107,8 @@ def data_card(
 
     `settings`: split, abnormality, duplicates and the geometry; `sources`: name -> reader, role, licence, citation.
     """
-    environment = Environment(
-        loader=PackageLoader("mammo_dp.reporting"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
     failed, left_out = divided(skipped)
-    return environment.get_template("data_card.md.j2").render(
+    return template("data_card.md.j2").render(
         splits=counts(index),
         by={column: table for column in BY if (table := _composition(index, column))},
         skipped=_reasons(failed, "reason"),

@@ -12,7 +12,7 @@ from mammo_dp.data.readers import custom
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache
+from mammo_dp.files import Cache, forget_identities
 from tests.conftest import config_of
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (400, 300), dtype=np.uint8)
@@ -274,16 +274,22 @@ def test_windows_paths_and_names_beyond_ascii(tmp_path):
         assert isinstance(record, Lesion), encoding
 
 
+def identity_now(table: Path) -> str:
+    """As the next command finds it."""
+    forget_identities()
+    return custom.identity(table)
+
+
 def test_identity_follows_what_the_table_names_and_nothing_else(tmp_path):
     read(tmp_path, "a.png,Anna,benign,m.png")
-    before = custom.identity(tmp_path / "masses.csv")
+    before = identity_now(tmp_path / "masses.csv")
     cv2.imwrite(str(tmp_path / "other.png"), IMAGE)
     (tmp_path / "private.csv").touch()
-    assert custom.identity(tmp_path / "masses.csv") == before
+    assert identity_now(tmp_path / "masses.csv") == before
     cv2.imwrite(str(tmp_path / "m.png"), IMAGE[:200])
-    other = custom.identity(tmp_path / "masses.csv")
+    other = identity_now(tmp_path / "masses.csv")
     assert other != before
     read(tmp_path, "a.png,Anna,malignant,m.png")
-    assert custom.identity(tmp_path / "masses.csv") not in (before, other)
+    assert identity_now(tmp_path / "masses.csv") not in (before, other)
     with pytest.raises(UserError, match="cannot be read"):
-        custom.identity(tmp_path / "none.csv")
+        identity_now(tmp_path / "none.csv")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_dp.data.readers.regions import is_there
+from mammo_dp.data.readers.regions import LARGEST, is_there
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Outline, Skipped
 from mammo_dp.data.tables import FAULT, Row, read_table
@@ -112,6 +112,6 @@ def _points(row: Row) -> np.ndarray | str:
         return "outline points are not whole numbers"
     if len(xs) != len(ys) or len(xs) < 3:
         return f"outline of {len(xs)} x and {len(ys)} y values; at least 3 of each needed"
-    if max(map(abs, (*xs, *ys))) > 1_000_000:
+    if max(map(abs, (*xs, *ys))) > LARGEST:
         return "outline points are no pixel positions"
     return np.array([xs, ys]).T

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mammo_dp.data.images import LARGEST_ASPECT
+from mammo_dp.data.patches import aspect_change
 from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, MaskFile, Skipped
 from mammo_dp.data.series import ImageFile, index_series
@@ -186,7 +187,7 @@ def _lies_on(file: ImageFile, image: ImageFile) -> bool:
     """Whether a file has the mammogram's aspect and about its size, which a crop has not."""
     if not all((file.rows, file.columns, image.rows, image.columns)):
         return False
-    change = abs((file.rows / file.columns) / (image.rows / image.columns) - 1)
+    change = aspect_change((file.rows, file.columns), (image.rows, image.columns))
     return change <= LARGEST_ASPECT and file.rows > image.rows / 2
 
 

@@ -20,7 +20,7 @@ from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
-from mammo_dp.files import digest, sha256
+from mammo_dp.files import digest, once_a_command, sha256
 
 TITLE = "the table (dataset.table, masses.csv unless set)"
 REQUIRED = ("image", "patient_id", "label")
@@ -79,6 +79,7 @@ def _skip_repeats(rows: list[tuple[int, Row]], records: dict[int, Lesion | Skipp
             records[number] = Skipped(f"row {number}", f"repeats row {earlier}")
 
 
+@once_a_command
 def identity(table: Path) -> str:
     """Hash of the table's bytes and of size and time of each file that it names; 64 hex digits.
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from mammo_dp.config import Abnormality
 from mammo_dp.files import Cache
 
 
@@ -12,7 +12,7 @@ class Request:
     """The raw data of one source. Only the reader of custom tables looks at `table` and `pseudonyms`."""
 
     folder: Path
-    abnormality: Literal["mass", "calc", "all"]
+    abnormality: Abnormality
     cache: Cache  # of what is dear to find out, such as an index of the tree
     table: Path | None = None
     pseudonyms: Path | None = None  # file of the patients' pseudonyms
