@@ -24,7 +24,8 @@ from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head
 from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, Randomness, predict
+from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.training.classifier import HeadTrainer, predict
 from mammo_dp.training.features import CachedFeatures, all_flips, encoder
 
 EPSILONS, SEEDS = (1.0, 6.0, 60.0), range(5)

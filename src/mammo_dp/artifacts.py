@@ -29,7 +29,13 @@ SCHEMA_VERSION = 2  # raised when manifests say other things; older artifacts ar
 MANIFEST = "manifest.json"
 ERROR = "error.txt"
 INPUTS = "inputs.json"
-UNFINISHED = ("last.pt", "done.jsonl", ERROR)  # what a run keeps to resume from, and drops at its end
+PREVIOUS = "previous.pt"  # the checkpoint before last.pt
+UNFINISHED = (
+    "last.pt",
+    PREVIOUS,
+    "done.jsonl",
+    ERROR,
+)  # what a run keeps to resume from, and drops at its end
 ASIDE = ("config.yaml", "log.jsonl", INPUTS)  # what may differ between two builds of the same thing
 PACKAGES = (
     "mammo-dp",

@@ -16,7 +16,9 @@ from mammo_dp.errors import UserError
 StageName = Literal[
     "status",
     "extract_patches",
+    "train_gan",
     "sample_synthetic",
+    "evaluate_synthetic",
     "extract_features",
     "train_classifier",
     "report",
@@ -26,7 +28,15 @@ Split = Literal["official", "paper"]
 Abnormality = Literal["mass", "calc", "all"]
 # copies of a lesion: all stay; one stays; one stays, and none where their labels contradict each other
 Duplicates = Literal["keep", "drop", "drop_conflicts"]
+# neighbouring data sets differ in one patch (a mammogram may give several), or in all images of one patient
+Unit = Literal["image", "patient"]
+# seeded: reproducible, and whoever knows the seed can remove the noise; secure: from the operating system
+Randomness = Literal["seeded", "secure"]
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
+UNNAMED = (
+    "a private run on data of your own needs the name of its patients: set dataset.population=NAME, one word for all "
+    "tables of the same patients, since their releases are added up under it"
+)
 LARGEST_POISSON_EPSILON = 300.0  # beyond, calibration takes minutes and the claim is empty
 
 
@@ -160,14 +170,12 @@ class Recipe(Section):
 class Privacy(Section):
     epsilon: float = Field(gt=0, allow_inf_nan=True)  # inf: not private
     delta: float = Field(gt=0, lt=1)
-    # neighbouring data sets differ in one patch (a mammogram may give several), or in all images of one patient
-    unit: Literal["image", "patient"]
+    unit: Unit
     # how they differ: a unit is there or not; is there or null, their number public; has other content (sensitivity 2C)
     adjacency: Literal["add_remove", "zero_out", "replace"]
     # of Poisson sampling; full batches use the exact Gaussian formula, which gdp names and which holds nowhere else
     accountant: Literal["prv", "rdp", "gdp"]
-    # seeded: reproducible, and whoever knows the seed can remove the noise; secure: from the operating system
-    randomness: Literal["seeded", "secure"]
+    randomness: Randomness
     public_count: int | None = Field(gt=0)  # None: that of the dataset, in the unit of privacy
     require: float | None = Field(gt=0)  # refuse a run whose headline epsilon would exceed this
 
@@ -188,21 +196,121 @@ class Experiment(Section):
         return self.name != "real"
 
 
+class GanPrivacy(Section):
+    """Of the generator: its discriminator alone sees private images, and is trained with DP-SGD (Poisson sampling)."""
+
+    epsilon: float = Field(gt=0, allow_inf_nan=True)  # inf: not private
+    delta: float = Field(gt=0, lt=1)
+    unit: Unit
+    accountant: Literal["prv", "rdp"]
+    randomness: Randomness
+    max_grad_norm: float = Field(gt=0)  # C, of the discriminator's gradient of one unit
+    public_count: int | None = Field(gt=0)  # None: that of the dataset, in the unit of privacy
+
+    @property
+    def is_private(self) -> bool:
+        return self.epsilon != float("inf")
+
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # from, to
+
+
+class Gan(Section):
+    """The malignancy-conditioned GAN: its two networks and how they are trained (paper, Sec. 2; published code)."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    size: int  # px, of the images that it sees and makes; patches are resized to it, and samples back
+    latent_dim: int = Field(gt=0)
+    generator_channels: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)  # of the hidden blocks
+    discriminator_channels: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)  # of the hidden blocks
+    generator_kernel: Literal[4, 6, 8]  # px
+    discriminator_kernel: Literal[4, 6, 8]  # px
+    norm: Literal["instance", "batch", "group"]
+    # how both networks are told the class. embedding (the paper): learnt numbers beside the latents, a learnt plane
+    # beside the image; projection: one-hot beside the latents, and the discriminator has an output for each class
+    label_injection: Literal["embedding", "projection"]
+    label_dim: int = Field(gt=0)  # of the embedding, as label_channels
+    label_channels: int = Field(gt=0)  # numbers that the generator's first block gets beside the latents
+    lr: float = Field(gt=0)  # of Adam, for both networks
+    betas: Interval  # of Adam
+    batch_size: int = Field(gt=0)  # units of privacy a step (expected, where private), else images
+    epochs: int = Field(gt=0)  # passes over the training patches
+    discriminator_steps: int = Field(gt=0)  # for each step of the generator
+    # the discriminator also sees each real image called the other class, target 0 (Reed et al. 2016), so that it has to
+    # look at the class
+    mismatched: bool
+    # decay of the running mean of the generator's weights, which is then what is kept (Yazici et al. 2019); 0: the
+    # weights themselves
+    averaging: float = Field(ge=0, lt=1)
+    real_target: Interval  # of the discriminator on real images, uniform for each image; 0 on generated ones
+    flips: bool  # horizontal and vertical, each with probability 0.5
+    zoom: Interval  # area of the random crop relative to the patch, uniform; above 1 it zooms out
+    aspect: Interval  # width over height of the crop, log-uniform
+    checkpoint_every: int = Field(gt=0)  # epochs between two generators that are kept, with a grid of samples
+    # epoch: the last; fid: the lowest Frechet distance to the training patches in features of the classifier's
+    # backbone, mean over the classes
+    select: Literal["epoch", "fid"]
+    select_images: int = Field(gt=1)  # of each class, for that distance
+    stop_after: int = Field(
+        gt=0
+    )  # epochs in a row of a discriminator that is certain of every generated image
+    seed: int = Field(ge=0, lt=2**63)
+    privacy: GanPrivacy
+
+
 class Synthetic(Section):
     """Synthetic masses. They enter a run through the experiments syn and real_syn only."""
 
-    name: Literal["none", "release"]
-    root: str | None  # folder; relative to dataset.root, or absolute
+    name: Literal["none", "release", "mcgan"]
+    root: str | None  # of release: folder; relative to dataset.root, or absolute
     per_class: int = Field(ge=0)  # images of each class
+    seed: int = Field(ge=0, lt=2**63)  # of mcgan's latents
+    epoch: int | None = Field(
+        gt=0
+    )  # of mcgan: a checkpoint of the generator; None: the one that gan.select chose
+    # of mcgan, a control: images made as one class are called the other
+    swap_labels: bool
     # pooled: they count as private records (the paper); public: their gradients are added without noise
     role: Literal["pooled", "public"]
     weight: float = Field(gt=0)  # of a synthetic image against a real one, where role=public
     val_fraction: float = Field(ge=0, lt=1)  # held out where experiment=syn chooses an epoch
-    trained_on: str  # the patients that the generator was trained on without privacy: a dataset.population
+    # of release: the patients that its generator was trained on without privacy, a dataset.population
+    trained_on: str
 
     @property
     def count(self) -> int:
         return 2 * self.per_class
+
+
+IMAGE_SETS = ("train", "val", "test", "external", "synthetic")
+Space = Literal["backbone", "inception", "radimagenet", "radiomics"]
+
+
+class Evaluation(Section):
+    """How synthetic images are judged (paper, Fig. 2)."""
+
+    # backbone: the classifier's; inception: torch-fidelity's; radimagenet: ResNet-50; radiomics: frd-score, version v0
+    spaces: list[Space] = Field(min_length=1)
+    inception_weights: str  # download, or FILE
+    radimagenet_weights: str | None  # FILE
+    pairs: list[str] = Field(
+        min_length=1
+    )  # FIRST:SECOND of IMAGE_SETS; sets that a dataset lacks are left out
+    subsets: int = Field(ge=2)  # random parts of each set, no patient in two of them
+    seed: int = Field(ge=0)  # of the parts and of the figure's images
+    held_out: list[Literal["val", "test"]] = Field(
+        min_length=1
+    )  # whom memorisation compares training patients with
+    bootstrap: int = Field(ge=0)  # draws of patients for the intervals
+
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_of_sets(cls, given: list[str]) -> list[str]:
+        for pair in given:
+            names = pair.split(":")
+            if len(names) != 2 or not set(names) <= set(IMAGE_SETS):
+                raise ValueError(f"{pair} is no pair FIRST:SECOND of {', '.join(IMAGE_SETS)}")
+        return given
 
 
 class Export(Section):
@@ -217,13 +325,21 @@ class Export(Section):
 
 
 class Runtime(Section):
-    """Where and how fast; only `precision` can change a result."""
+    """Where and how fast; `precision`, and for the GAN `compile` and `channels_last`, can change a result."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
-    workers: int | None = Field(gt=0)  # processes that cut patches; None: one a core, up to 8
+    workers: int | None = Field(
+        gt=0
+    )  # processes that cut patches or measure radiomics; None: one a core, up to 8
     threads: int | None = Field(gt=0)  # of torch; None: its own choice
-    precision: Literal["float32", "bfloat16"]  # of the backbone's forward pass
-    batch_size: int = Field(gt=0)  # images a forward pass of the backbone
+    precision: Literal["float32", "bfloat16"]  # of the backbone's forward pass, and of the GAN
+    compile: bool  # the GAN's networks by torch.compile: a minute at the start; no gain on a CPU
+    channels_last: bool | None  # memory format of the GAN's networks; None: on CUDA only
+    tensorboard: bool  # the GAN's curves also for TensorBoard, in outputs/.tensorboard (extra `tensorboard`)
+    batch_size: int = Field(
+        gt=0
+    )  # images a forward pass of the backbone, or of the generator when it samples
+    units_at_once: int = Field(gt=0)  # images whose gradients of the whole discriminator are held at a time
     checkpoint_seconds: float = Field(ge=0)  # between two checkpoints of a training run
 
 
@@ -240,7 +356,9 @@ class Config(Section):
     recipe: Recipe
     privacy: Privacy
     experiment: Experiment
+    gan: Gan
     synthetic: Synthetic
+    evaluation: Evaluation
     features_of: Literal["patches", "synthetic"]  # what stage=extract_features reads
     export: Export
     runtime: Runtime
@@ -253,22 +371,43 @@ class Config(Section):
         """
         count = self.privacy.public_count
         if count is None:
-            count = self._published_count()
+            count = self._published_count(self.privacy.unit)
         if count is not None and self.pools_synthetic:
             count += self.synthetic.count
         return count
 
-    def _published_count(self) -> int | None:
+    @property
+    def generator_count(self) -> int | None:
+        """The published number of units that a private generator is trained on; None if nobody stated it."""
+        own, shared = self.gan.privacy, self.privacy
+        stated = own.public_count or (shared.public_count if own.unit == shared.unit else None)
+        return stated or self._published_count(own.unit)
+
+    def _published_count(self, unit: Unit) -> int | None:
         counts = (self.dataset.public_count or {}).get(self.dataset.split)
         if counts is None or self.dataset.abnormality != "mass":  # the published numbers are those of masses
             return None
         kept = 1 - self.dataset.val_fraction if self.dataset.split == "official" else 1.0
-        return round(kept * getattr(counts, self.privacy.unit))
+        return round(kept * getattr(counts, unit))
 
     @property
     def pools_synthetic(self) -> bool:
         """Whether synthetic images count as private records of this run."""
         return self.experiment.name == "real_syn" and self.synthetic.role == "pooled"
+
+    @property
+    def reads_synthetic(self) -> bool:
+        """Whether the stage that is asked for needs synthetic images."""
+        if self.stage == "extract_features":
+            return self.features_of == "synthetic"
+        if self.stage in ("train_classifier", "export"):
+            return self.experiment.uses_synthetic
+        return self.stage in ("sample_synthetic", "evaluate_synthetic")
+
+    @property
+    def trains_gan(self) -> bool:
+        """Whether the stage that is asked for is, or rests on, the training of a generator."""
+        return self.stage == "train_gan" or (self.reads_synthetic and self.synthetic.name == "mcgan")
 
     @property
     def validates_on_real(self) -> bool:
@@ -308,21 +447,66 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _synthetic_experiments_need_images(self) -> "Config":
-        wanted = {
-            "sample_synthetic": True,
-            "extract_features": self.features_of == "synthetic",
-            "train_classifier": self.experiment.uses_synthetic,
-            "export": self.experiment.uses_synthetic,
-        }
-        if not wanted.get(self.stage):
+        if not self.reads_synthetic:
             return self
         if self.synthetic.name == "none" or not self.synthetic.per_class:
             raise ValueError(
-                "synthetic images are needed; set synthetic=release (and synthetic.per_class=1500)"
+                "synthetic images are needed; set synthetic=mcgan or synthetic=release (and synthetic.per_class=1500)"
             )
-        if not self.synthetic.root:
+        if self.synthetic.name == "release" and not self.synthetic.root:
             raise ValueError(
                 "synthetic.root is missing; set synthetic.root=FOLDER, absolute or below dataset.root"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _generators_fit(self) -> "Config":
+        if not self.trains_gan:
+            return self
+        gan, epoch = self.gan, self.synthetic.epoch
+        for name in ("generator_channels", "discriminator_channels"):
+            made = 4 * 2 ** len(getattr(gan, name))
+            if made != gan.size:
+                raise ValueError(
+                    f"gan.{name} are for images of {made} px and gan.size={gan.size}; one entry more doubles the size, "
+                    "one less halves it"
+                )
+        kept = (
+            epoch is None or epoch == gan.epochs or (epoch < gan.epochs and epoch % gan.checkpoint_every == 0)
+        )
+        if not kept:
+            raise ValueError(
+                f"synthetic.epoch={epoch} is no checkpoint; there is one every gan.checkpoint_every="
+                f"{gan.checkpoint_every} epochs up to gan.epochs={gan.epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _private_generators_can_be_accounted(self) -> "Config":
+        privacy = self.gan.privacy
+        if not self.trains_gan or not privacy.is_private:
+            return self
+        if self.gan.select == "fid":
+            raise ValueError(
+                "gan.select=fid chooses the generator by its distance to private images, which gan.privacy.epsilon="
+                f"{privacy.epsilon:g} does not cover; set gan.select=epoch"
+            )
+        if self.gan.norm == "batch":
+            raise ValueError(
+                "gan.norm=batch mixes the images of a batch, so that no clipping bounds what one of them does; set "
+                "gan.norm=instance or gan.norm=group"
+            )
+        if self.generator_count is None:
+            raise ValueError(
+                f"a private generator needs the published number of training {privacy.unit}s: set "
+                "gan.privacy.public_count=N, or gan.privacy.epsilon=inf"
+            )
+        if self.dataset.population == UNNAMED_POPULATION:
+            raise ValueError(UNNAMED)
+        if privacy.epsilon > LARGEST_POISSON_EPSILON:
+            raise ValueError(
+                f"gan.privacy.epsilon={privacy.epsilon:g} bounds nothing; set gan.privacy.epsilon=inf, or at most "
+                f"{LARGEST_POISSON_EPSILON:g}"
             )
         return self
 
@@ -342,10 +526,7 @@ class Config(Section):
                 "privacy.public_count=N, or privacy.epsilon=inf"
             )
         if self.dataset.population == UNNAMED_POPULATION and self.stage in ("train_classifier", "export"):
-            raise ValueError(
-                "a private run on data of your own needs the name of its patients: set dataset.population=NAME, one "
-                "word for all tables of the same patients, since their releases are added up under it"
-            )
+            raise ValueError(UNNAMED)
         if not self.is_full_batch and privacy.epsilon > LARGEST_POISSON_EPSILON:
             raise ValueError(
                 f"privacy.epsilon={privacy.epsilon:g} bounds nothing, and no accountant resolves it under Poisson "

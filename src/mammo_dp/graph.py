@@ -181,6 +181,72 @@ def _training_label(config: Config) -> str:
     return f"{config.experiment.name}-eps{config.privacy.epsilon:g}{patient}-seed{config.seed}"
 
 
+def _generator_settings(config: Config) -> dict[str, Any]:
+    gan = config.gan.model_dump()
+    privacy = gan.pop("privacy")
+    if config.gan.privacy.is_private:
+        gan["privacy"] = privacy | {"public_count": config.generator_count}
+    if config.gan.select != "fid":
+        del gan["select_images"]
+    runtime = config.runtime.model_dump(include={"precision", "compile", "channels_last"})
+    return {"gan": gan, "size": config.patches.size, "runtime": runtime, "dataset": config.dataset.name}
+
+
+def _generator_inputs(config: Config) -> dict[str, Input]:
+    inputs = {"patches": Input("extract_patches")}
+    if config.gan.select == "fid":
+        inputs["features"] = Input("extract_features", (("features_of", "patches"),))
+    return inputs
+
+
+def _generator_label(config: Config) -> str:
+    privacy = config.gan.privacy
+    patient = "-patient" if privacy.unit == "patient" else ""
+    epsilon = f"-eps{privacy.epsilon:g}{patient}" if privacy.is_private else ""
+    return f"{config.dataset.name}-{config.gan.name}{epsilon}-seed{config.gan.seed}"
+
+
+def _synthetic_settings(config: Config) -> dict[str, Any]:
+    kept = {"name", "per_class"}
+    if config.synthetic.name == "mcgan":
+        kept |= {"seed", "epoch", "swap_labels"}
+    else:
+        kept |= {"trained_on"}
+    return {"synthetic": config.synthetic.model_dump(include=kept), "size": config.patches.size}
+
+
+def _synthetic_inputs(config: Config) -> dict[str, Input]:
+    return {"generator": Input("train_gan")} if config.synthetic.name == "mcgan" else {}
+
+
+def _evaluation_settings(config: Config) -> dict[str, Any]:
+    evaluation = config.evaluation.model_dump(exclude={"inception_weights", "radimagenet_weights"})
+    settings: dict[str, Any] = {"evaluation": evaluation}
+    if "backbone" in config.evaluation.spaces:
+        settings["classifier"] = _classifier_settings(config)
+    return settings
+
+
+def _evaluation_weights(config: Config, store: Store) -> dict[str, str]:
+    """Identity of each feature space's weights or library. What is not there is left out of the evaluation."""
+    from mammo_dp.metrics import radiomics  # quick to import
+
+    def of(given: str | None) -> str:
+        if given is None or not Path(given).is_file():
+            return "download" if given == "download" else "absent"
+        return files.file_identity(Path(given), store.cache)
+
+    evaluation, classifier = config.evaluation, config.classifier
+    named = {"imagenet": "imagenet", "none": f"random, seed {classifier.init_seed}"}
+    identities = {
+        "backbone": named.get(classifier.weights) or of(str(classifier.weights_file)),
+        "inception": of(evaluation.inception_weights),
+        "radimagenet": of(evaluation.radimagenet_weights),
+        "radiomics": radiomics.installed() or "absent",
+    }
+    return {space: identities[space] for space in evaluation.spaces}
+
+
 # --- what is done to private data ---------------------------------------------------------------------------------
 
 
@@ -189,15 +255,84 @@ def _no_events(config: Config, cache: Cache) -> Iterable[Event]:
     return ()
 
 
-def _synthetic_events(config: Config, cache: Cache) -> Iterable[Event]:
+def _generator_events(config: Config, cache: Cache) -> Iterable[Event]:
+    privacy = config.gan.privacy
+    mechanism = None
+    if privacy.is_private:
+        from mammo_dp.privacy.planning import generator_mechanism  # slow to import
+
+        mechanism = generator_mechanism(config, cache)
+    common: dict[str, Any] = {
+        "stage": "train_gan",
+        "cohort": "training",
+        "study": config.dataset.population,
+    }
     yield Event(
-        "training of the generator",
+        GENERATOR, effect="shapes_model", mechanism=mechanism, unit=privacy.unit, accountant=privacy.accountant,
+        why="the generator of the synthetic images was trained on them"
+        + ("" if privacy.is_private else " without differential privacy"),
+        **common,
+    )  # fmt: skip
+    if config.gan.select == "fid":
+        yield Event(
+            "choice of the generator's checkpoint", effect="shapes_model",
+            why="the generator's checkpoint was chosen by its distance to these images", **common,
+        )  # fmt: skip
+    if not privacy.is_private:
+        yield Event(
+            "the discriminator's losses on real images (log.jsonl)", effect="internal",
+            why="they are exact functions of the images", **common,
+        )  # fmt: skip
+
+
+def _generator_assumptions(config: Config) -> Iterable[str]:
+    privacy = config.gan.privacy
+    if not privacy.is_private:
+        return
+    yield (
+        f"the size of the generator's training set that noise and steps rest on, N = {config.generator_count}, is "
+        "public knowledge"
+    )
+    if privacy.randomness == "seeded":
+        yield SEEDED
+
+
+def _synthetic_events(config: Config, cache: Cache) -> Iterable[Event]:
+    if config.synthetic.name == "mcgan":
+        return  # the training of its generator has said it all
+    yield Event(
+        GENERATOR,
         stage="sample_synthetic",
         cohort="training",
         study=config.synthetic.trained_on,
         effect="shapes_model",
         why="the generator of the synthetic images was trained on them without differential privacy",
     )
+
+
+def _evaluation_events(config: Config, cache: Cache) -> Iterable[Event]:
+    """Distances are exact functions of the real images. Those to training images would void a private generator."""
+    common: dict[str, Any] = {"stage": "evaluate_synthetic", "study": config.dataset.population}
+    private = config.synthetic.name == "mcgan" and config.gan.privacy.is_private
+    sets = {name for pair in config.evaluation.pairs for name in pair.split(":")} | set(
+        config.evaluation.held_out
+    )
+    cohorts = {"train": "training", "val": "validation", "test": "test", "external": "external"}
+    yield Event(
+        "distances and pairs of synthetic and training images", cohort="training",
+        effect="internal" if private else "published",
+        why="they are exact functions of these images", **common,
+    )  # fmt: skip
+    for name in ("val", "test", "external"):
+        if name in sets and (name != "external" or _has_external(config)):
+            yield Event(
+                "distances between sets of images", cohort=cohorts[name],  # type: ignore[arg-type]
+                effect="published", why="they are exact functions of these images", **common,
+            )  # fmt: skip
+
+
+def _has_external(config: Config) -> bool:
+    return any(source.role == "external" for source in config.dataset.sources.values())
 
 
 def _training_events(config: Config, cache: Cache) -> Iterable[Event]:
@@ -224,12 +359,17 @@ def _training_events(config: Config, cache: Cache) -> Iterable[Event]:
             "validation scores of every epoch (log.jsonl)", cohort="validation", effect="internal",
             why="they are exact functions of the images", **common,
         )  # fmt: skip
-    external = any(source.role == "external" for source in config.dataset.sources.values())
-    for cohort in ("validation", "test", *(["external"] if external else [])):
+    for cohort in ("validation", "test", *(["external"] if _has_external(config) else [])):
         yield Event(
             "metrics and predictions", cohort=cohort, effect="published",
             why="published metrics and predictions are exact functions of these images", **common,
         )  # fmt: skip
+
+
+SEEDED = (
+    "nobody outside learns or guesses the seed: with it and a suspected data set the noise can be removed"
+)
+GENERATOR = "training of the generator"
 
 
 def _training_assumptions(config: Config) -> Iterable[str]:
@@ -238,14 +378,14 @@ def _training_assumptions(config: Config) -> Iterable[str]:
         return
     yield f"the size of the training set that noise and steps rest on, N = {config.public_count}, is public knowledge"
     if config.privacy.randomness == "seeded":
-        yield "nobody outside learns or guesses the seed: with it and a suspected data set the noise can be removed"
-    if config.experiment.uses_synthetic and config.synthetic.role == "public":
+        yield SEEDED
+    given = config.experiment.uses_synthetic and config.synthetic.name == "release"
+    if given and config.synthetic.role == "public":
         yield "the synthetic images are public: their gradients enter without noise"
 
 
-TRAINING_GROUPS = (
-    "dataset", "patches", "classifier", "runtime", "experiment", "recipe", "privacy", "synthetic", "seed",
-)  # fmt: skip
+GENERATOR_GROUPS = ("dataset", "patches", "gan", "privacy", "runtime", "classifier")
+TRAINING_GROUPS = (*GENERATOR_GROUPS, "experiment", "recipe", "synthetic", "seed")
 
 
 STAGES: dict[str, Stage] = {
@@ -266,19 +406,47 @@ STAGES: dict[str, Stage] = {
             outside=_raw_data,
         ),
         Stage(
+            name="train_gan",
+            summary="patches -> the generator of MCGAN, private at any finite gan.privacy.epsilon",
+            module="mammo_dp.stages.train_gan",
+            version=1,
+            groups=GENERATOR_GROUPS,
+            label=_generator_label,
+            settings=_generator_settings,
+            events=_generator_events,
+            assumptions=_generator_assumptions,
+            upstream=_generator_inputs,
+            optional=True,
+        ),
+        Stage(
             name="sample_synthetic",
             summary="synthetic masses of both classes, as patches of the split `synthetic`",
             module="mammo_dp.stages.sample_synthetic",
-            version=1,
-            groups=("dataset", "patches", "synthetic"),
+            version=2,
+            groups=(*GENERATOR_GROUPS, "synthetic"),
             label=lambda config: f"{config.synthetic.name}-{config.synthetic.per_class}",
-            settings=lambda config: {
-                "synthetic": config.synthetic.model_dump(include={"name", "per_class"}),
-                "size": config.patches.size,
-                "trained_on": config.synthetic.trained_on,
-            },
+            settings=_synthetic_settings,
             events=_synthetic_events,
-            outside=_synthetic_images,
+            upstream=_synthetic_inputs,
+            outside=lambda config, store: (
+                _synthetic_images(config, store) if config.synthetic.name == "release" else {}
+            ),
+            optional=True,
+        ),
+        Stage(
+            name="evaluate_synthetic",
+            summary="distances between real and synthetic masses, memorisation -> Fig. 2",
+            module="mammo_dp.stages.evaluate_synthetic",
+            version=1,
+            groups=(*GENERATOR_GROUPS, "synthetic", "evaluation"),
+            label=lambda config: f"{config.dataset.name}-{config.synthetic.name}",
+            settings=_evaluation_settings,
+            events=_evaluation_events,
+            upstream=lambda config: {
+                "patches": Input("extract_patches"),
+                "synthetic": Input("sample_synthetic"),
+            },
+            outside=_evaluation_weights,
             optional=True,
         ),
         Stage(
@@ -286,7 +454,7 @@ STAGES: dict[str, Stage] = {
             summary="patches -> features of the frozen backbone, for all four flips",
             module="mammo_dp.stages.extract_features",
             version=1,
-            groups=("dataset", "patches", "classifier", "runtime", "synthetic"),
+            groups=(*GENERATOR_GROUPS, "synthetic"),
             label=lambda config: "-".join(
                 [
                     config.dataset.name if config.features_of == "patches" else "synthetic",

@@ -257,7 +257,7 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
                 "settings": node.identity["settings"],
                 "outside": node.identity["outside"],
                 "inputs": recorded,
-                "seeds": {"classifier": node.config.seed},
+                "seeds": _seeds(node.config),
                 "summary": result.summary,
                 **result.manifest,
                 "privacy": {**result.manifest.get("privacy", {}), "ledger": _ledger_record(node, result)},
@@ -268,6 +268,10 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
         artifacts.write_error(node.folder, error, overrides=words, mask=mask, confidential=confidential)
         error.add_note(f"error.txt is in {node.folder}")  # of the node that failed, perhaps an input
         raise
+
+
+def _seeds(config: Config) -> dict[str, int]:
+    return {"classifier": config.seed, "gan": config.gan.seed, "synthetic": config.synthetic.seed}
 
 
 def _without_path(override: str, config: Config) -> str:
@@ -317,6 +321,10 @@ def outside_paths(config: Config) -> dict[str, str]:
         paths["classifier.weights"] = config.classifier.weights
     if config.synthetic.root is not None and Path(config.synthetic.root).is_absolute():
         paths["synthetic.root"] = config.synthetic.root
+    if config.evaluation.inception_weights != "download":
+        paths["evaluation.inception_weights"] = config.evaluation.inception_weights
+    if config.evaluation.radimagenet_weights is not None:
+        paths["evaluation.radimagenet_weights"] = config.evaluation.radimagenet_weights
     return paths
 
 

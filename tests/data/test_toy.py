@@ -12,9 +12,10 @@ from mammo_dp.files import Cache
 from mammo_dp.models.classifier import build_head
 from mammo_dp.pipeline import Node
 from mammo_dp.privacy.planning import make_plan
+from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages.train_classifier import _features
-from mammo_dp.training.classifier import HeadTrainer, Randomness, predict
+from mammo_dp.training.classifier import HeadTrainer, predict
 from tests.conftest import Workplace, config_of
 
 WORDS = ("dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.epsilon=inf")

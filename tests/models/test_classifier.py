@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mammo_dp.errors import UserError
-from mammo_dp.models import classifier
+from mammo_dp.models import classifier, download
 from mammo_dp.models.classifier import build_body, build_head, feature_size
 from tests.conftest import config_of, shared
 
@@ -74,8 +74,8 @@ def test_no_network_is_one_sentence(monkeypatch, tmp_path):
     def no_network(*arguments, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr(classifier.socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(classifier.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(download.socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(download.urllib.request, "getproxies", dict)
     monkeypatch.setattr(classifier.huggingface_hub, "try_to_load_from_cache", lambda *a: None)
     with pytest.raises(
         UserError, match=r"swin_tiny_patch4_window7_224.*model\.safetensors.*classifier\.weights=FILE"

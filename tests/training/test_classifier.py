@@ -15,8 +15,9 @@ from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.planning import Plan, make_plan
+from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, PublicSet, Randomness, predict, train
+from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict, train
 from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
 from tests.conftest import config_of
 

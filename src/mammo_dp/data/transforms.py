@@ -22,6 +22,14 @@ def to_inputs(images: np.ndarray, *, size: int, mean: float, std: float) -> torc
     return grey[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """(n, h, w) uint8 -> (n, size, size) uint8: smaller by area, as patches are cut; larger by cubic interpolation."""
+    if images.shape[1:] == (size, size):
+        return images
+    way = cv2.INTER_AREA if size < images.shape[1] else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(image, (size, size), interpolation=way) for image in images])
+
+
 def flip(inputs: torch.Tensor, variant: int) -> torch.Tensor:
     """One of the FLIPS of (n, c, h, w) inputs: bit 0 of `variant` flips left to right, bit 1 top to bottom."""
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if variant & bit]

@@ -1,9 +1,6 @@
 """The classifier: a frozen timm backbone (the body) and a head on its pooled features."""
 
-import socket
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from torch import nn
 
 from mammo_dp.config import Classifier, Recipe
 from mammo_dp.errors import UserError
+from mammo_dp.models.download import check_reachable
 
 HUB_FILE = "model.safetensors"
 CLASSES = 2  # benign 0, malignant 1
@@ -55,12 +53,16 @@ def build_head(recipe: Recipe, *, features: int, seed: int) -> nn.Sequential:
 
 
 def load_weights(body: nn.Module, path: Path, *, name: str) -> None:
-    """Load a .safetensors or weights-only .pth file strictly.
+    """Load a .safetensors or weights-only .pth file strictly."""
+    fit_weights(body, read_weights(path), name=name)
+
+
+def fit_weights(body: nn.Module, stored: Mapping[str, torch.Tensor], *, name: str) -> None:
+    """Load tensors of a file strictly.
 
     The file's classification layer is dropped, and files of a model's authors go through timm's own renaming.
     Raises UserError naming the first key that is missing, unknown or of another shape.
     """
-    stored = _read(path)
     module = sys.modules[type(body).__module__]
     renamed = dict(getattr(module, "checkpoint_filter_fn", lambda state, model: state)(stored, body))
     classifier = body.default_cfg["classifier"]  # type: ignore[index]
@@ -87,7 +89,8 @@ def load_weights(body: nn.Module, path: Path, *, name: str) -> None:
     body.load_state_dict(given, strict=True)
 
 
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
+def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a .safetensors or .pth file. Raises UserError if it is neither, or holds more than tensors."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -144,10 +147,7 @@ def _imagenet_file(backbone: str) -> Path:
         return Path(cached)
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
-        if (
-            not urllib.request.getproxies()
-        ):  # fail at once without a network; the client would retry for a minute
-            socket.getaddrinfo(urllib.parse.urlparse(endpoint).hostname, 443)
+        check_reachable(endpoint)
         return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, HUB_FILE))
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise UserError(

@@ -65,6 +65,38 @@ def private_mechanism(config: Config, cache: Cache) -> Mechanism:
     )
 
 
+def make_generator_plan(config: Config, *, images: int, cache: Cache) -> Plan:
+    """The plan of the discriminator, which alone sees real images.
+
+    `images`, the true size of the training set, is used only where nothing is private.
+    """
+    mechanism, batch_size = None, config.gan.batch_size
+    count = images
+    if config.gan.privacy.is_private:
+        mechanism = generator_mechanism(config, cache)
+        assert config.generator_count is not None  # Config refuses private generators without one
+        count = config.generator_count
+    per_epoch = math.ceil(count / batch_size)
+    return Plan(
+        config.gan.epochs * per_epoch, per_epoch, mechanism, first_eligible_step=0, public_count=count
+    )
+
+
+def generator_mechanism(config: Config, cache: Cache) -> Mechanism:
+    """The mechanism of a private generator: one for each step of the discriminator, from the configuration alone."""
+    privacy = config.gan.privacy
+    assert config.generator_count is not None  # Config refuses private generators without one
+    per_epoch = math.ceil(config.generator_count / config.gan.batch_size)
+    return calibrate(
+        target=privacy.epsilon,
+        delta=privacy.delta,
+        sample_rate=1 / per_epoch,
+        steps=config.gan.epochs * per_epoch,
+        accountant=privacy.accountant,
+        cache=cache,
+    )
+
+
 def _steps_per_epoch(config: Config, count: int) -> int:
     batch_size = config.recipe.batch_size
     return 1 if batch_size is None else math.ceil(count / batch_size)

@@ -42,6 +42,25 @@ def _generator(material: bytes, device: torch.device) -> torch.Generator:
     return generator.set_state(state)
 
 
+@dataclass(frozen=True)
+class Randomness:
+    """Where noise and batches come from.
+
+    seeded: streams derived from `seed` and `run`, which identifies data and settings: two runs that shared their noise
+    at different scales, or on two versions of the data, could be subtracted until only private data is left.
+    secure: from the operating system; nothing of it is saved, and a resumed run goes on with fresh draws.
+    """
+
+    secure: bool
+    seed: int
+    run: str
+
+    def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+        if self.secure:
+            return secure_generator(device)
+        return seeded_generator(self.seed, self.run, stream, device)
+
+
 @dataclass
 class PoissonBatches:
     """Each of `units` joins a batch independently with probability `sample_rate`; a batch may be empty.

@@ -1,15 +1,9 @@
 """Figures as SVG text."""
 
-import io
-
-import matplotlib
-
-matplotlib.use("svg")
-
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from mammo_dp.reporting import paper
+from mammo_dp.reporting.svg import plt, to_svg
 from mammo_dp.reporting.table1 import METRICS, SOURCES, Study
 
 COLOURS = {
@@ -27,7 +21,6 @@ def privacy_utility(study: Study) -> str:
         {row.epsilon for row in study.rows} | ({1, 6, 12, 20, 60, paper.INF} if study.has_paper else set())
     )
     places = {epsilon: place for place, epsilon in enumerate(epsilons)}
-    plt.rcParams.update({"svg.hashsalt": "mammo_dp", "svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(
         len(METRICS),
         len(study.sources),
@@ -46,11 +39,7 @@ def privacy_utility(study: Study) -> str:
         panel.set_xticks(list(places.values()), [f"{e:g}".replace("inf", "∞") for e in places])
         panel.set_xlabel("epsilon")
     axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return to_svg(figure)
 
 
 def _panel(panel: Axes, study: Study, source: str, metric: str, places: dict[float, int]) -> None:

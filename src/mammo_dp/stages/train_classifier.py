@@ -21,11 +21,13 @@ from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
+from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages.extract_features import FEATURES
 from mammo_dp.training import device as devices
-from mammo_dp.training.classifier import HeadTrainer, PublicSet, Randomness, predict, train
+from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict, train
 from mammo_dp.training.features import CachedFeatures, FeatureSource, ImageFeatures, encoder
+from mammo_dp.training.units import check_both_classes, units_of
 
 WEIGHTS = "head.safetensors"
 PREDICTIONS = "predictions.csv"
@@ -124,25 +126,12 @@ def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet 
     """
     real = patches.rows("train") if config.experiment.uses_real else np.empty(0, dtype=np.int64)
     made = _synthetic_rows(patches, config, held_out=False)
-    malignant, count = patches.malignant[np.concatenate([real, made])].sum(), len(real) + len(made)
-    if not 0 < malignant < count:
-        raise UserError(
-            f"dataset={config.dataset.name} has {count} training patches, {malignant} of them malignant; "
-            "both classes are needed in the training split"
-        )
+    check_both_classes(patches, np.concatenate([real, made]), dataset=config.dataset.name)
     public = None
     if config.synthetic.role == "public" and config.privacy.is_private and len(made):
         public, made = PublicSet(Units.of_each(made), config.synthetic.weight), made[:0]
     positions = np.concatenate([real, made])
-    if config.privacy.unit == "image":
-        return Units.of_each(positions), public
-    patients = patches.patients[positions]
-    if (patients == "").any():
-        raise UserError(
-            f"privacy.unit=patient needs to know whose image is whose, and {(patients == '').sum()} training patches "
-            "have no patient id; add the ids to the data, or set privacy.unit=image"
-        )
-    return Units.grouped(positions, patients), public
+    return units_of(patches, positions, unit=config.privacy.unit, setting="privacy.unit"), public
 
 
 def _synthetic_rows(patches: PatchSet, config: Config, *, held_out: bool) -> np.ndarray:

@@ -1,11 +1,9 @@
 """Training a head: the loop, its checkpoints and its resume."""
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from mammo_dp.artifacts import Output
 from mammo_dp.config import Recipe
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.errors import UserError
-from mammo_dp.files import write_atomic
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
@@ -24,12 +21,12 @@ from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import (
     FullBatch,
     PoissonBatches,
+    Randomness,
     ShuffledBatches,
-    secure_generator,
-    seeded_generator,
 )
 from mammo_dp.privacy.units import Units
 from mammo_dp.progress import track
+from mammo_dp.training import checkpoint
 from mammo_dp.training.features import FeatureSource
 
 
@@ -41,25 +38,6 @@ class Best:
     loss: float = math.inf
     step: int = 0
     state: dict[str, torch.Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Randomness:
-    """Where noise and batches come from.
-
-    seeded: streams derived from `seed` and `run`, which identifies data and settings: two runs that shared their noise
-    at different scales, or on two versions of the data, could be subtracted until only private data is left.
-    secure: from the operating system; nothing of it is saved, and a resumed run goes on with fresh draws.
-    """
-
-    secure: bool
-    seed: int
-    run: str
-
-    def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-        if self.secure:
-            return secure_generator(device)
-        return seeded_generator(self.seed, self.run, stream, device)
 
 
 @dataclass(frozen=True)
@@ -290,7 +268,7 @@ def train(
     """
     plan, last = trainer.plan, output.folder / "last.pt"
     if last.is_file():
-        saved = _load(last, trainer.noise_rng.device)
+        saved = checkpoint.load(last, trainer.noise_rng.device)
         trainer.load_state_dict(saved["trainer"])
         output.truncate_log(saved["log_size"])
     else:
@@ -305,7 +283,9 @@ def train(
             output.log(step=step, epoch=step // plan.steps_per_epoch, **scores)
         if time.monotonic() - saved_at >= checkpoint_seconds and step < plan.steps:
             device = trainer.noise_rng.device.type
-            _save({"trainer": trainer.state_dict(), "log_size": output.log_size(), "device": device}, last)
+            checkpoint.save(
+                {"trainer": trainer.state_dict(), "log_size": output.log_size(), "device": device}, last
+            )
             saved_at = time.monotonic()
 
 
@@ -327,25 +307,3 @@ def _inner_optimizer(head: nn.Sequential, recipe: Recipe) -> torch.optim.Optimiz
     return torch.optim.SGD(
         head.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Whole or not at all."""
-    content = io.BytesIO()
-    torch.save(state, content)
-    write_atomic(path, content.getvalue())
-
-
-def _load(path: Path, device: torch.device) -> dict[str, Any]:
-    """A checkpoint written by `_save`. Raises UserError if it is damaged or belongs to another kind of device."""
-    advice = f"run again with force=true to start {path.parent.name} anew"
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises errors of many kinds for bytes that are no checkpoint
-        raise UserError(f"the checkpoint last.pt cannot be read ({type(error).__name__}); {advice}") from None
-    if saved["device"] != device.type:
-        raise UserError(
-            f"this run was started on {saved['device']} and its random streams cannot go on on {device.type}; use "
-            f"runtime.device={saved['device']}, or {advice}"
-        )
-    return saved

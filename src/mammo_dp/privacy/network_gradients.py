@@ -1,0 +1,94 @@
+"""Clipped sums of per-unit gradients of a whole network, by torch.func.
+
+vmap over grad of a functional call is exact for every layer that treats each image by itself: nothing depends on hooks,
+which can take windows or tokens for images. A unit's gradient is the mean over its images.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mammo_dp.privacy.gradients import check_units
+
+Loss = Callable[..., torch.Tensor]  # (network's output, this image's target) -> scalar
+
+
+def check_no_batch_statistics(network: nn.Module) -> None:
+    """Refuse layers whose output for one image depends on others, or that keep statistics. Raises ValueError."""
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
+            raise ValueError(
+                f"{name} ({type(module).__name__}) has statistics of a batch: one image would enter the gradients of "
+                "others, and clipping would bound nothing"
+            )
+
+
+def unit_gradient_sum(
+    network: nn.Module,
+    loss: Loss,
+    inputs: Sequence[torch.Tensor],
+    targets: torch.Tensor,
+    sizes: torch.Tensor,
+    *,
+    max_grad_norm: float,
+    at_once: int,
+) -> list[torch.Tensor]:
+    """The sum over units of the clipped mean gradient of their images' losses, for each parameter of `network`.
+
+    inputs: tensors of (images, ...), what the network takes; targets: (images,). The images of a unit stand together;
+    sizes: (units,) how many each has, at least one. `at_once` images are differentiated at a time, and each holds a
+    gradient as large as the network. A unit whose gradient is not finite counts as null: one NaN would show in every
+    weight.
+    """
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    total = [torch.zeros_like(p) for p in parameters.values()]
+
+    def of_one(values: dict[str, torch.Tensor], target: torch.Tensor, *image: torch.Tensor) -> torch.Tensor:
+        return loss(functional_call(network, values, tuple(x[None] for x in image)), target[None])
+
+    per_image = vmap(grad(of_one), in_dims=(None, 0, *(0 for _ in inputs)))
+    for first, last, belongs in _groups(sizes, at_once):
+        sums: list[torch.Tensor] | None = None
+        for start in range(first, last, at_once):
+            part = slice(start, min(start + at_once, last))
+            gradients = list(per_image(parameters, targets[part], *(x[part] for x in inputs)).values())
+            check_units(part.stop - start, gradients)
+            rows = belongs[start - first : part.stop - first].to(targets.device)
+            units = int(belongs[-1]) + 1
+            if sums is None:
+                sums = [g.new_zeros(units, *g.shape[1:]) for g in gradients]
+            for added, g in zip(sums, gradients, strict=True):
+                added.index_add_(0, rows, g)
+        if sums is None:
+            continue
+        _add_clipped(total, sums, torch.bincount(belongs).to(targets.device), max_grad_norm)
+    return total
+
+
+def _add_clipped(
+    total: list[torch.Tensor], sums: list[torch.Tensor], counts: torch.Tensor, max_grad_norm: float
+) -> None:
+    """Add each unit's mean gradient, clipped. sums: (units, ...) for each parameter; counts: (units,) images."""
+    squared = torch.stack([s.flatten(1).double().square().sum(1) for s in sums]).sum(0)
+    norms = squared.sqrt() / counts
+    factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0) / counts
+    factors = torch.where(norms.isfinite(), factors, torch.zeros_like(factors)).to(sums[0].dtype)
+    for into, s in zip(total, sums, strict=True):
+        kept = s.flatten(1)[norms.isfinite()]
+        into += (factors[norms.isfinite()] @ kept).view_as(into)
+
+
+def _groups(sizes: torch.Tensor, at_once: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Whole units, about `at_once` images at a time: first image, last image + 1, (images,) number of the unit."""
+    first, units, images = 0, [], 0
+    for size in sizes.tolist():
+        if units and images + size > at_once:
+            yield first, first + images, torch.repeat_interleave(torch.tensor(units))
+            first, units, images = first + images, [], 0
+        units.append(size)
+        images += size
+    if units:
+        yield first, first + images, torch.repeat_interleave(torch.tensor(units))

@@ -1,0 +1,67 @@
+"""Fig. 2: random real and synthetic masses by class above the table of distances, as a PNG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mammo_dp.reporting.svg import plt
+
+# Osuala et al. 2024, Fig. 2 and the authors' sheet: pair -> metric and space -> (mean, std). FRD of another version of
+# frd-score and of other masks (docs/gan.md), FID of other networks or subsets: beside ours, not for comparison.
+PAPER = {
+    ("train", "train"): {"fid radimagenet": (0.307, 0.013), "frd radiomics": (3.48, None)},
+    ("synthetic", "synthetic"): {"fid radimagenet": (0.322, 0.012), "frd radiomics": (0.575, None)},
+    ("train", "synthetic"): {
+        "fid inception": (57.99, 0.72), "fid radimagenet": (0.812, 0.019), "frd radiomics": (18.12, 1.0),
+    },
+    ("train", "external"): {"fid inception": (156.4, 14.3), "frd radiomics": (277.6, 39.0)},
+}  # fmt: skip
+PAPER_DATASETS = ("cbis_bcdr", "cbis_ddsm", "release")
+CELL, LINE = 0.9, 0.2  # inches of a patch, of a line of the table
+
+
+def figure2(
+    path: Path,
+    masses: Sequence[tuple[str, Sequence[np.ndarray]]],
+    table: Sequence[Mapping[str, str]],
+    *,
+    note: str,
+) -> None:
+    """masses: rows of (words, (size, size) uint8 patches); table: rows of the same columns; `note` stands below."""
+    columns = max(len(patches) for _, patches in masses)
+    below = LINE * (len(table) + 3)
+    figure = plt.figure(figsize=(CELL * columns + 1.4, CELL * len(masses) + below))
+    grid = figure.add_gridspec(
+        len(masses) + 1, columns, height_ratios=[CELL] * len(masses) + [below], wspace=0.04, hspace=0.06, left=0.14,
+        right=0.99, top=0.99, bottom=0.01,
+    )  # fmt: skip
+    for row, (words, patches) in enumerate(masses):
+        for column, patch in enumerate(patches):
+            panel = figure.add_subplot(grid[row, column])
+            panel.imshow(patch, cmap="gray", vmin=0, vmax=255)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            if column == 0:
+                panel.set_ylabel(words, rotation=0, ha="right", va="center")
+    panel = figure.add_subplot(grid[-1, :])
+    panel.axis("off")
+    if table:
+        drawn = panel.table(
+            cellText=[list(row.values()) for row in table], colLabels=list(table[0]), loc="upper center"
+        )
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(7)
+        drawn.auto_set_column_width(list(range(len(table[0]))))
+    panel.text(0.0, 0.0, note, fontsize=6.5, va="bottom", wrap=True)
+    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def paper_value(pair: tuple[str, str], metric: str, space: str, label: str) -> str:
+    """The paper's number in words, or nothing."""
+    found = PAPER.get(pair, {}).get(f"{metric} {space}") if label == "all" else None
+    if found is None:
+        return ""
+    mean, std = found
+    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"

@@ -1,0 +1,453 @@
+"""Training MCGAN: the steps of both networks, what stops a run, its checkpoints and its resume.
+
+Where `gan.privacy.epsilon` is finite, the discriminator's gradient on real images is clipped for each unit, summed and
+noised; everything else, the generator included, sees private images through that sum alone (post-processing).
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mammo_dp.artifacts import PREVIOUS, Output
+from mammo_dp.config import Gan, Runtime
+from mammo_dp.data.augmentation import random_views
+from mammo_dp.errors import UserError
+from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
+from mammo_dp.privacy.network_gradients import check_no_batch_statistics, unit_gradient_sum
+from mammo_dp.privacy.optimizer import private_optimizer
+from mammo_dp.privacy.planning import Plan
+from mammo_dp.privacy.sampling import FullBatch, PoissonBatches, Randomness, ShuffledBatches
+from mammo_dp.privacy.units import Units
+from mammo_dp.progress import track
+from mammo_dp.training import checkpoint
+
+CHECKED_EVERY = 20  # steps between two looks at the losses: a look makes a GPU wait
+CERTAIN = 1e-3  # loss on generated images below which the discriminator is certain of all of them
+ALIKE = 1.0  # grey levels of 255, standard deviation over samples of a class, below which they are one image
+SAVING_SHARE = 0.05  # of the time that may go into writing last.pt
+_STREAMS = ("batches_rng", "views_rng", "latents_rng", "noise_rng")
+
+
+class Diverged(UserError):
+    """The training has failed in a way that more steps do not mend. The message names what is kept."""
+
+
+class GanTrainer:
+    """One training run of both networks, a step of the discriminator at a time.
+
+    All patches lie on the device as uint8. All randomness comes from generators of its own.
+    """
+
+    def __init__(
+        self,
+        networks: tuple[Generator, Discriminator],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        units: Units,
+        *,
+        plan: Plan,
+        settings: Gan,
+        runtime: Runtime,
+        randomness: Randomness,
+        device: torch.device,
+    ) -> None:
+        """images: (n, size, size) uint8; labels: (n,) of 0 and 1; `units`: positions in both.
+
+        Raises ValueError if the plan is private and the discriminator mixes the images of a batch.
+        """
+        self.settings, self.runtime, self.plan, self.device = settings, runtime, plan, device
+        self.images, self.labels, self.units = images[:, None].to(device), labels.to(device), units
+        self.generator, self.discriminator = (network.to(device) for network in networks)
+        last = runtime.channels_last if runtime.channels_last is not None else device.type == "cuda"
+        self.format = torch.channels_last if last else torch.contiguous_format
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=self.format)  # type: ignore[call-overload]
+        # what is kept and sampled from
+        self.kept = (
+            copy.deepcopy(self.generator).requires_grad_(False) if settings.averaging else self.generator
+        )
+        self.generate, self.judge = self._callable(self.generator), self._callable(self.discriminator)
+        self.batches_rng = randomness.generator("batches")
+        self.noise_rng = randomness.generator("noise", device)
+        self.views_rng = randomness.generator("views", device)
+        self.latents_rng = randomness.generator("latents", device)
+        self.randomness = randomness
+        self.batches = self._batches()
+        adam: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "fused": True}
+        self.generator_adam = torch.optim.Adam(self.generator.parameters(), **adam)
+        self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), **adam)
+        self.private: Any = None
+        if plan.mechanism is not None:
+            check_no_batch_statistics(self.discriminator)
+            self.private = private_optimizer(
+                self.discriminator_adam,
+                plan.mechanism,
+                max_grad_norm=settings.privacy.max_grad_norm,
+                public_count=plan.public_count,
+                noise=self.noise_rng,
+                secure=randomness.secure,
+            )
+            self.private.attach_step_hook(lambda _: self._add_generated())
+        self.step_number = 0
+        self.losses = torch.zeros(len(self.loss_names), device=device)  # sums over the present epoch
+        self.certain_epochs = 0  # in a row
+        self.best_distance, self.best_epoch = float("inf"), 0
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """On real images only where they are not private: they are exact functions of them."""
+        names = ("loss_generator", "loss_generated")
+        return names if self.plan.mechanism is not None else (*names, "loss_real")
+
+    @property
+    def epoch(self) -> int:
+        return self.step_number // self.plan.steps_per_epoch
+
+    def _callable(self, network: nn.Module) -> Callable[..., torch.Tensor]:
+        return torch.compile(network) if self.runtime.compile else network  # type: ignore[return-value]
+
+    def _batches(self) -> PoissonBatches | FullBatch | ShuffledBatches:
+        mechanism, count = self.plan.mechanism, len(self.units)
+        if mechanism is None:
+            return ShuffledBatches(count, self.settings.batch_size, self.batches_rng, _none_left())
+        if mechanism.is_full_batch:
+            return FullBatch(count)
+        return PoissonBatches(count, mechanism.sample_rate, self.batches_rng)
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One step of the discriminator and, every `gan.discriminator_steps`, one of the generator."""
+        self.step_number += 1
+        turn = self.step_number % self.settings.discriminator_steps == 0
+        chosen = self.batches.next()
+        # where images are private, how many were drawn is private too
+        count = len(chosen) if self.plan.mechanism is None else self.settings.batch_size
+        latents, labels = self._latents(count)
+        with torch.set_grad_enabled(turn), self._precision():
+            generated = self.generate(latents, labels)
+        if self.plan.mechanism is None:
+            self._step_discriminator(chosen, generated.detach(), labels)
+        else:
+            self._step_private_discriminator(chosen, generated.detach().float(), labels)
+        if turn:
+            self._step_generator(generated, labels)
+
+    def _step_discriminator(
+        self, chosen: torch.Tensor, generated: torch.Tensor, generated_labels: torch.Tensor
+    ) -> None:
+        positions = torch.cat([p.flatten() for p in self.units.by_size(chosen)])
+        real, labels, target = self._real(positions)
+        with self._precision():
+            if self.settings.norm == "batch":  # as in DCGAN: statistics of real and of generated images apart
+                on_real, on_generated = self.judge(real, labels), self.judge(generated, generated_labels)
+            else:
+                both = torch.cat([real, generated.to(real.dtype)]), torch.cat([labels, generated_labels])
+                on_real, on_generated = self.judge(*both).split([len(real), len(generated)])
+        loss_real = functional.binary_cross_entropy_with_logits(on_real.float(), target)
+        loss_generated = functional.softplus(on_generated.float()).mean()  # target 0
+        self.discriminator_adam.zero_grad(set_to_none=True)
+        (loss_real + loss_generated).backward()
+        self.discriminator_adam.step()
+        self.losses[2] += loss_real.detach()
+
+    def _step_private_discriminator(
+        self, chosen: torch.Tensor, generated: torch.Tensor, labels: torch.Tensor
+    ) -> None:
+        groups = list(self.units.by_size(chosen))
+        sizes = [torch.full((len(g),), g.shape[1], dtype=torch.int64) for g in groups]
+        positions = torch.cat([g.flatten() for g in groups] or [_none_left()])
+        real, labels_of_real, target = self._real(positions)
+        each = torch.cat(sizes or [_none_left()]) * (2 if self.settings.mismatched else 1)
+        self._set_gradients(self._clipped_sum((real, labels_of_real), target, each))
+        self.generated = (generated, labels)
+        self.private.step()  # noise and scale, then _add_generated, then Adam
+        self.private.zero_grad(set_to_none=True)
+
+    def _add_generated(self) -> None:
+        """Add the gradient on generated images to the noisy one on real images: it needs no noise.
+
+        It is clipped as well, image by image, so that both halves have one scale.
+        """
+        images, labels = self.generated
+        noisy = [parameter.grad for parameter in self.discriminator.parameters()]
+        count = len(images)
+        target, sizes = torch.zeros(count, device=self.device), torch.ones(count, dtype=torch.int64)
+        sums = self._clipped_sum((images, labels), target, sizes)
+        self._set_gradients([n + s / count for n, s in zip(noisy, sums, strict=True)])  # type: ignore[operator]
+
+    def _clipped_sum(
+        self, inputs: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor, sizes: torch.Tensor
+    ) -> list[torch.Tensor]:
+        return unit_gradient_sum(
+            self.discriminator,
+            functional.binary_cross_entropy_with_logits,
+            inputs,
+            target,
+            sizes,
+            max_grad_norm=self.settings.privacy.max_grad_norm,
+            at_once=self.runtime.units_at_once,
+        )
+
+    def _set_gradients(self, gradients: list[torch.Tensor]) -> None:
+        for parameter, gradient in zip(self.discriminator.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+
+    def _step_generator(self, generated: torch.Tensor, labels: torch.Tensor) -> None:
+        with self._precision():
+            logits = self.judge(generated, labels).float()
+        loss = functional.softplus(-logits).mean()  # target 1
+        # of the generator alone: the discriminator's own gradients would be thrown away
+        gradients = torch.autograd.grad(loss, list(self.generator.parameters()))
+        for parameter, gradient in zip(self.generator.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.generator_adam.step()
+        if self.kept is not self.generator:
+            with torch.no_grad():
+                for mean, now in zip(self.kept.parameters(), self.generator.parameters(), strict=True):
+                    mean.lerp_(now, 1 - self.settings.averaging)
+                for mean, now in zip(self.kept.buffers(), self.generator.buffers(), strict=True):
+                    mean.copy_(now)
+        self.losses[0] += loss.detach()
+        self.losses[1] += functional.softplus(logits.detach()).mean()
+
+    def _real(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Real images in [-1, 1], flipped and cropped at random, their classes and the discriminator's targets.
+
+        With gan.mismatched each is followed by itself, called the other class, with target 0.
+        """
+        s, positions = self.settings, positions.to(self.device)
+        scaled = self.images[positions].float().div_(127.5).sub_(1).contiguous(memory_format=self.format)
+        images = random_views(scaled, self.views_rng, flips=s.flips, zoom=s.zoom, aspect=s.aspect)
+        low, high = s.real_target
+        target = low + (high - low) * torch.rand(len(images), generator=self.views_rng, device=self.device)
+        labels = self.labels[positions]
+        if not s.mismatched:
+            return images, labels, target
+        return (
+            images.repeat_interleave(2, dim=0),
+            torch.stack([labels, CLASSES - 1 - labels], dim=1).flatten(),
+            torch.stack([target, torch.zeros_like(target)], dim=1).flatten(),
+        )
+
+    def _latents(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw_latents(count, self.settings.latent_dim, self.latents_rng)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        half = self.runtime.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    # --- what stops a run ----------------------------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Raise Diverged if a loss of the present epoch is not finite."""
+        if not self.losses.isfinite().all():
+            raise Diverged(
+                f"the losses are no longer finite at step {self.step_number} (epoch {self.epoch + 1})"
+            )
+
+    def end_epoch(self) -> dict[str, float]:
+        """Mean losses of the epoch that has just ended.
+
+        Raises Diverged if the discriminator has been certain of every generated image for gan.stop_after epochs.
+        """
+        self.check_finite()
+        per_epoch = self.plan.steps_per_epoch
+        turns = self.step_number // self.settings.discriminator_steps
+        turns -= (self.step_number - per_epoch) // self.settings.discriminator_steps
+        counts = [turns, turns, per_epoch][: len(self.losses)]
+        # an epoch may end before the generator's turn comes
+        pairs = zip(self.loss_names, self.losses.tolist(), counts, strict=True)
+        means = {name: total / count for name, total, count in pairs if count}
+        self.losses.zero_()
+        if "loss_generated" in means:
+            self.certain_epochs = self.certain_epochs + 1 if means["loss_generated"] < CERTAIN else 0
+        if self.certain_epochs >= self.settings.stop_after:
+            raise Diverged(
+                f"the discriminator has been certain of every generated image for {self.certain_epochs} epochs "
+                f"(loss below {CERTAIN:g}), and the generator learns nothing from it any more"
+            )
+        return means
+
+    def consider(self, distance: float) -> None:
+        """Keep the present epoch's generator if it has the lowest distance so far (gan.select=fid)."""
+        if distance < self.best_distance:
+            self.best_distance, self.best_epoch = distance, self.epoch
+
+    # --- resume --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
+        state = {
+            "plan": asdict(self.plan),
+            "step": self.step_number,
+            "generator": self.generator.state_dict(),
+            "kept": self.kept.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "generator_adam": self.generator_adam.state_dict(),
+            "discriminator_adam": self.discriminator_adam.state_dict(),
+            "left": self.batches.left if isinstance(self.batches, ShuffledBatches) else _none_left(),
+            "losses": self.losses,
+            "certain_epochs": self.certain_epochs,
+            "best": (self.best_distance, self.best_epoch),
+        }
+        if not self.randomness.secure:
+            state |= {name: getattr(self, name).get_state() for name in _STREAMS}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
+        if state["plan"] != asdict(self.plan):
+            raise UserError(
+                "the checkpoint last.pt was written under another plan (noise, steps or N; perhaps by another version "
+                "of the accountants): its steps cannot be accounted together with new ones; run again with force=true"
+            )
+        self.step_number = state["step"]
+        for name in ("generator", "kept", "discriminator", "generator_adam", "discriminator_adam"):
+            getattr(self, name).load_state_dict(state[name])
+        if isinstance(self.batches, ShuffledBatches):
+            self.batches.left = state["left"]
+        self.losses.copy_(state["losses"])
+        self.certain_epochs = state["certain_epochs"]
+        self.best_distance, self.best_epoch = state["best"]
+        if not self.randomness.secure:
+            for name in _STREAMS:
+                getattr(self, name).set_state(state[name])
+
+
+def draw_latents(
+    count: int, latent_dim: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(count, latent_dim) standard normal latents and (count,) uniform classes, on the generator's device."""
+    device = generator.device
+    latents = torch.randn(count, latent_dim, generator=generator, device=device)
+    return latents, torch.randint(CLASSES, (count,), generator=generator, device=device)
+
+
+def check_not_alike(samples: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise Diverged if the (n, size, size) uint8 samples of a class are all the same image."""
+    for label in labels.unique():
+        spread = float(samples[labels == label].float().std(dim=0).mean())
+        if spread < ALIKE:
+            raise Diverged(
+                f"all samples of the class {('benign', 'malignant')[int(label)]} are alike (standard deviation "
+                f"{spread:.2f} of 255 grey levels): the generator has collapsed"
+            )
+
+
+def train(
+    trainer: GanTrainer,
+    *,
+    output: Output,
+    checkpoint_seconds: float,
+    keep: Callable[[int], dict[str, float]],
+    curves: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Run the trainer to the end of its plan, from the last checkpoint where an earlier run was stopped.
+
+    `keep` is called with the number of the epoch every gan.checkpoint_every epochs and after the last: it writes the
+    generator, and what it returns is logged beside the losses. `curves` gets what is logged.
+    Raises Diverged, with the checkpoint that is kept.
+    """
+    plan, settings, saver = trainer.plan, trainer.settings, _Saver(trainer, output, checkpoint_seconds)
+    saver.restore()
+    shown: dict[str, float] = {}
+    began, first = time.monotonic(), trainer.step_number
+
+    def note() -> str:
+        rate = (trainer.step_number - first) * settings.batch_size / max(time.monotonic() - began, 1e-9)
+        losses = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in shown.items())
+        return f"epoch {trainer.epoch} of {settings.epochs}  {rate:.0f} images/s  {losses}"
+
+    remaining = range(trainer.step_number, plan.steps)
+    try:
+        for _ in track(remaining, "training", total=plan.steps, done=trainer.step_number, note=note):
+            trainer.step()
+            step, kept = trainer.step_number, False
+            if step % CHECKED_EVERY == 0:
+                trainer.check_finite()
+            if step % plan.steps_per_epoch == 0:
+                shown = trainer.end_epoch()
+                row = {"epoch": trainer.epoch, "step": step, **shown}
+                if trainer.epoch % settings.checkpoint_every == 0 or step == plan.steps:
+                    row |= keep(trainer.epoch)
+                    kept = True
+                output.log(**row)
+                if curves is not None:
+                    curves(trainer.epoch, row)
+            if step < plan.steps:
+                saver.save(kept=kept)
+    except Diverged as error:
+        raise Diverged(f"{error}; {_advice(trainer, output.folder)}") from None
+
+
+def log_rows(output: Output) -> Iterator[dict[str, Any]]:
+    """The lines of log.jsonl, one an epoch."""
+    import json
+
+    for line in (output.folder / "log.jsonl").read_text().splitlines():
+        yield json.loads(line)
+
+
+class _Saver:
+    """Writes last.pt, keeping the one before it, so that a damaged one costs little."""
+
+    def __init__(self, trainer: GanTrainer, output: Output, seconds: float) -> None:
+        self.trainer, self.output, self.seconds = trainer, output, seconds
+        self.last, self.previous = output.folder / "last.pt", output.folder / PREVIOUS
+        self.saved_at, self.took = time.monotonic(), 0.0
+
+    def restore(self) -> None:
+        for path in (self.last, self.previous):
+            if not path.is_file():
+                continue
+            try:
+                saved = checkpoint.load(path, self.trainer.device)
+            except UserError as error:
+                if path == self.last and self.previous.is_file():
+                    raise UserError(
+                        f"{error}; or delete {path.name} there: the run then goes on from {PREVIOUS}, a little earlier"
+                    ) from None
+                raise
+            self.trainer.load_state_dict(saved["trainer"])
+            self.output.truncate_log(saved["log_size"])
+            return
+        self.output.truncate_log(0)
+
+    def save(self, *, kept: bool) -> None:
+        """Save if it is time, or if a generator has just been kept. Never a state whose losses are not finite."""
+        now = time.monotonic()
+        due = now - self.saved_at >= max(self.seconds, self.took / SAVING_SHARE)
+        if not due and not kept:
+            return
+        self.trainer.check_finite()
+        if self.last.is_file():
+            self.last.replace(self.previous)
+        state = {"trainer": self.trainer.state_dict(), "log_size": self.output.log_size()}
+        checkpoint.save({**state, "device": self.trainer.device.type}, self.last)
+        self.saved_at, self.took = time.monotonic(), time.monotonic() - now
+
+
+def _advice(trainer: GanTrainer, folder: Path) -> str:
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("*.safetensors"))
+    last = (
+        f"the last good generator is checkpoints/{kept[-1]} in its folder"
+        if kept
+        else "no generator was kept yet"
+    )
+    return (
+        f"{last}; train again with a smaller gan.lr (now {trainer.settings.lr:g}), another gan.norm or gan.seed, or "
+        "with fewer gan.epochs to keep what was learnt by then"
+    )
+
+
+def _none_left() -> torch.Tensor:
+    return torch.empty(0, dtype=torch.int64)

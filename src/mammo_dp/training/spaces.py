@@ -1,0 +1,123 @@
+"""Feature spaces that images are compared in: a network's features, or radiomics. Features are kept between runs."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from mammo_dp.config import Classifier, Config
+from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.files import Cache, file_identity, to_json, write_atomic
+from mammo_dp.metrics import radiomics
+from mammo_dp.models.classifier import build_body
+from mammo_dp.models.extractors import RADIMAGENET, build_inception, build_radimagenet
+from mammo_dp.progress import track
+from mammo_dp.training.features import all_flips, encoder, inputs_of
+
+Measure = Callable[[np.ndarray], torch.Tensor]  # (n, size, size) uint8 -> (n, flips or 1, d)
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """`identity`: everything that its numbers depend on but the images. `flips`: whether all of them are measured."""
+
+    name: str
+    identity: str
+    measure: Measure
+    flips: bool
+
+    def features(self, patches: PatchSet, cache: Cache) -> torch.Tensor:
+        """(n, 4 flips or 1, d) of all patches, computed once for each artifact that they lie in."""
+        content = [a.content_digest for a in {id(a): a for a in patches.artifacts}.values()]
+        key = to_json(
+            {"space": self.name, "identity": self.identity, "flips": self.flips, "patches": content}
+        )
+        path = cache.folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+        if not path.is_file():
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, save({"features": self.measure(patches.images).contiguous()}))
+        return load_file(path)["features"]
+
+
+def open_space(name: str, config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
+    """A space by its name. Raises UserError, with what to fetch and where to put it, if it cannot be used here."""
+    return _OPEN[name](config, device, cache)
+
+
+def _backbone(config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
+    settings = config.classifier
+    encode = encoder(build_body(settings), device, precision=config.runtime.precision)
+    weights = settings.weights
+    if settings.weights_file is not None:
+        weights = file_identity(settings.weights_file, cache)
+    identity = to_json(
+        settings.model_dump(exclude={"weights", "cache_features"})
+        | {"weights": weights, "precision": config.runtime.precision}
+    )
+
+    def measure(images: np.ndarray) -> torch.Tensor:
+        return _in_chunks(images, lambda part: all_flips(part, encode, settings), config, settings.backbone)
+
+    return FeatureSpace("backbone", identity, measure, flips=True)
+
+
+def _radimagenet(config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
+    weights = config.evaluation.radimagenet_weights
+    encode = encoder(build_radimagenet(weights), device, precision="float32")
+    # inputs scaled to [-1, 1], as its authors do
+    settings = Classifier(
+        backbone=RADIMAGENET, backbone_args={}, weights="none", init_seed=0, input_size=224, mean=0.5, std=0.5,
+        cache_features=False,
+    )  # fmt: skip
+
+    def measure(images: np.ndarray) -> torch.Tensor:
+        return _in_chunks(
+            images, lambda p: encode(inputs_of(p, settings)).cpu()[:, None], config, "radimagenet"
+        )
+
+    return FeatureSpace("radimagenet", file_identity(Path(str(weights)), cache), measure, flips=False)
+
+
+def _inception(config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
+    weights = config.evaluation.inception_weights
+    network = build_inception(weights)
+
+    def of(part: np.ndarray) -> torch.Tensor:
+        grey = torch.from_numpy(part)[:, None].expand(-1, 3, -1, -1)
+        with torch.inference_mode():
+            return network(grey.contiguous()).float()[:, None]
+
+    identity = weights if weights == "download" else file_identity(Path(str(weights)), cache)
+    return FeatureSpace(
+        "inception", identity, lambda images: _in_chunks(images, of, config, "inception"), flips=False
+    )
+
+
+def _radiomics(config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
+    def measure(images: np.ndarray) -> torch.Tensor:
+        # float64: some features span ten orders of magnitude
+        found = radiomics.radiomics_features(images, workers=config.runtime.workers)
+        return torch.from_numpy(found)[:, None]
+
+    radiomics.check_installed()
+    return FeatureSpace("radiomics", str(radiomics.installed()), measure, flips=False)
+
+
+_OPEN = {
+    "backbone": _backbone,
+    "inception": _inception,
+    "radimagenet": _radimagenet,
+    "radiomics": _radiomics,
+}
+
+
+def _in_chunks(
+    images: np.ndarray, of: Callable[[np.ndarray], torch.Tensor], config: Config, name: str
+) -> torch.Tensor:
+    size = config.runtime.batch_size
+    starts = range(0, len(images), size)
+    return torch.cat([of(images[start : start + size]) for start in track(starts, f"features of {name}")])

@@ -1,0 +1,126 @@
+"""Clipped sums of a whole network's gradients, against a loop over units, and the guards."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mammo_dp.models.mcgan import build_gan
+from mammo_dp.privacy import network_gradients
+from mammo_dp.privacy.network_gradients import check_no_batch_statistics, unit_gradient_sum
+from tests.conftest import config_of
+
+loss = functional.binary_cross_entropy_with_logits
+
+
+def problem(sizes=(1, 3, 2), norm="instance", injection="embedding"):
+    torch.manual_seed(0)
+    _, network = build_gan(config_of("gan=small", f"gan.norm={norm}", f"gan.label_injection={injection}").gan)
+    count = sum(sizes)
+    inputs = (torch.randn(count, 1, 32, 32), torch.randint(2, (count,)))
+    return network, inputs, torch.rand(count), torch.tensor(sizes)
+
+
+def by_hand(network, inputs, target, sizes, max_grad_norm):
+    """One backward pass for each unit."""
+    total = [torch.zeros_like(p) for p in network.parameters()]
+    norms, start = [], 0
+    for size in sizes.tolist():
+        part = slice(start, start + size)
+        start += size
+        value = sum(
+            loss(network(*(x[i : i + 1] for x in inputs)), target[i : i + 1])
+            for i in range(part.start, part.stop)
+        )
+        gradients = torch.autograd.grad(value / size, list(network.parameters()))
+        norm = torch.sqrt(sum(g.double().square().sum() for g in gradients))
+        norms.append(float(norm))
+        factor = min(1.0, max_grad_norm / float(norm))
+        total = [t + factor * g for t, g in zip(total, gradients, strict=True)]
+    return total, norms
+
+
+@pytest.mark.parametrize("injection", ["embedding", "projection"])
+@pytest.mark.parametrize("norm", ["instance", "group"])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_equals_a_loop_over_units(norm, injection, at_once):
+    network, inputs, target, sizes = problem(norm=norm, injection=injection)
+    _, norms = by_hand(network, inputs, target, sizes, 1.0)
+    middle = sorted(norms)[1]  # some units are clipped and some are not
+    expected, _ = by_hand(network, inputs, target, sizes, middle)
+    found = unit_gradient_sum(network, loss, inputs, target, sizes, max_grad_norm=middle, at_once=at_once)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def total_norm(gradients):
+    return float(torch.sqrt(sum(g.double().square().sum() for g in gradients)))
+
+
+def test_one_unit_moves_the_sum_by_at_most_the_norm():
+    """A patient of five images among two others. Control: clipped image by image it is more."""
+    network, inputs, target, sizes = problem(sizes=(5, 2, 1))
+    target = torch.ones(8)  # all pull one way
+    c = 1e-3
+
+    def summed(sizes, first=0):
+        kept = tuple(x[first:] for x in inputs)
+        return unit_gradient_sum(network, loss, kept, target[first:], sizes, max_grad_norm=c, at_once=4)
+
+    whole, without = summed(sizes), summed(sizes[1:], first=5)
+    moved = total_norm([a - b for a, b in zip(whole, without, strict=True)])
+    assert moved <= c * (1 + 1e-4)
+    images = torch.ones(8, dtype=torch.int64)
+    moved = total_norm([a - b for a, b in zip(summed(images), summed(images[5:], first=5), strict=True)])
+    assert moved > 1.5 * c
+
+
+def test_no_unit_gives_zeros_and_a_unit_that_is_not_finite_counts_as_null():
+    network, inputs, target, sizes = problem()
+    empty = tuple(x[:0] for x in inputs)
+    nothing = torch.empty(0, dtype=torch.int64)
+    found = unit_gradient_sum(network, loss, empty, target[:0], nothing, max_grad_norm=1.0, at_once=4)
+    assert total_norm(found) == 0
+    spoilt = (inputs[0].clone(), inputs[1])
+    spoilt[0][1] = float("nan")  # in the second unit, of images 1 to 3
+    found = unit_gradient_sum(network, loss, spoilt, target, sizes, max_grad_norm=1.0, at_once=100)
+    kept = [0, 4, 5]
+    expected = unit_gradient_sum(
+        network,
+        loss,
+        tuple(x[kept] for x in inputs),
+        target[kept],
+        sizes[[0, 2]],
+        max_grad_norm=1.0,
+        at_once=100,
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wrong_batch_dimension_is_caught(monkeypatch):
+    """Per-sample gradients of halves of images, as of Swin's windows: clipping them would bound nothing."""
+    network, inputs, target, sizes = problem()
+    original = network_gradients.vmap
+
+    def folded(function, **kwargs):
+        def run(*arguments):
+            found = original(function, **kwargs)(*arguments)
+            return {k: g.repeat_interleave(2, dim=0) for k, g in found.items()}
+
+        return run
+
+    monkeypatch.setattr(network_gradients, "vmap", folded)
+    with pytest.raises(ValueError, match="12 per-unit gradients for 6 units"):
+        unit_gradient_sum(network, loss, inputs, target, sizes, max_grad_norm=1.0, at_once=100)
+
+
+def test_statistics_of_a_batch_are_refused():
+    for layer in (
+        nn.BatchNorm2d(3),
+        nn.BatchNorm1d(3, affine=False),
+        nn.InstanceNorm2d(3, track_running_stats=True),
+    ):
+        with pytest.raises(ValueError, match=type(layer).__name__):
+            check_no_batch_statistics(nn.Sequential(nn.Conv2d(1, 3, 3), layer))
+    check_no_batch_statistics(nn.Sequential(nn.InstanceNorm2d(3), nn.GroupNorm(1, 3)))
