@@ -79,8 +79,22 @@ def test_one_bad_job_refuses_all():
         (("privacy.adjacency=replace",), "full batches only"),
         (("privacy.accountant=gdp",), "can underestimate"),
         (("stage=train_classifier", "experiment=syn", "synthetic=release"), "privacy.epsilon=inf"),
-        (("stage=train_classifier", "experiment=real_syn"), "set synthetic=release"),
-        (("stage=sample_synthetic",), "set synthetic=release"),
+        (("stage=train_classifier", "experiment=real_syn", "synthetic=none"), "set synthetic=mcgan"),
+        (("stage=sample_synthetic", "synthetic=none"), "set synthetic=mcgan"),
+        (
+            ("stage=sample_synthetic", "synthetic=release", "synthetic.root=null"),
+            r"set synthetic\.root=FOLDER",
+        ),
+        (("stage=train_gan", "gan.privacy.epsilon=6", "gan.select=fid"), r"set gan\.select=epoch"),
+        (("stage=train_gan", "gan.privacy.epsilon=6", "gan.norm=batch"), r"set gan\.norm=instance"),
+        (
+            ("stage=train_gan", "gan.privacy.epsilon=6", "dataset.public_count=null"),
+            r"gan\.privacy\.public_count=N",
+        ),
+        (("stage=train_gan", "gan.privacy.epsilon=1e4"), "bounds nothing"),
+        (("stage=train_gan", "gan.size=64"), r"gan\.generator_channels .* 128 px and gan\.size=64"),
+        (("stage=sample_synthetic", "synthetic.epoch=7"), "every gan.checkpoint_every=50 epochs"),
+        (("evaluation.pairs=[train:moon]",), "train:moon is no pair"),
         (("privacy.unit=breast",), "patient"),
         (("privacy.require=0",), "greater than 0"),
         (("export.accept=[everything]",), "no_guarantee"),
@@ -112,6 +126,35 @@ def test_published_counts_are_those_of_masses():
         with pytest.raises(UserError, match=r"privacy\.public_count"):
             config_of("stage=train_classifier", f"dataset.abnormality={abnormality}")
     assert config_of("dataset.abnormality=all", "privacy.public_count=2000").public_count == 2000
+
+
+def test_the_paper_s_gan():
+    gan = config_of().gan
+    assert (gan.lr, gan.betas, gan.batch_size, gan.epochs) == (1e-4, [0.5, 0.999], 16, 1400)
+    assert (gan.real_target, gan.zoom, gan.aspect, gan.flips) == ([0.7, 1.2], [0.9, 1.1], [0.95, 1.1], True)
+    assert (gan.size, gan.discriminator_steps, gan.averaging, gan.select) == (128, 1, 0.0, "epoch")
+    assert not gan.privacy.is_private
+
+
+def test_the_toy_brings_small_networks_unless_others_are_asked_for():
+    assert config_of("dataset=toy").gan.name == "small"
+    assert config_of("dataset=toy").classifier.weights == "pkg:swin_micro.safetensors"
+    assert config_of("dataset=toy", "gan=mcgan", "classifier=swin_t").gan.name == "mcgan"
+    assert config_of("dataset=toy", "classifier=swin_t").classifier.weights == "imagenet"
+
+
+def test_the_generator_follows_the_claim_of_the_classifier():
+    """One unit and one delta for both, unless said otherwise, so that they compose to one claim."""
+    words = ("stage=train_gan", "gan.privacy.epsilon=6", "privacy.unit=patient", "privacy.delta=1e-5")
+    config = config_of(*words)
+    assert (config.gan.privacy.unit, config.gan.privacy.delta, config.generator_count) == (
+        "patient",
+        1e-5,
+        578,
+    )
+    assert config_of(*words, "gan.privacy.unit=image").generator_count == 1104
+    assert config_of(*words, "privacy.public_count=500").generator_count == 500
+    assert config_of(*words, "privacy.public_count=500", "gan.privacy.public_count=90").generator_count == 90
 
 
 def test_custom_data_needs_no_count_before_it_trains():

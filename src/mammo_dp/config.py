@@ -227,18 +227,16 @@ class Gan(Section):
     discriminator_kernel: Literal[4, 6, 8]  # px
     norm: Literal["instance", "batch", "group"]
     # how both networks are told the class. embedding (the paper): learnt numbers beside the latents, a learnt plane
-    # beside the image; projection: one-hot beside the latents, and the discriminator has an output for each class
-    label_injection: Literal["embedding", "projection"]
-    label_dim: int = Field(gt=0)  # of the embedding, as label_channels
+    # beside the image; auxiliary: one-hot beside the latents, and the discriminator also names the class (Odena et al.
+    # 2017)
+    label_injection: Literal["embedding", "auxiliary"]
+    label_dim: int = Field(gt=0)  # of the embedding and next: of embedding only
     label_channels: int = Field(gt=0)  # numbers that the generator's first block gets beside the latents
     lr: float = Field(gt=0)  # of Adam, for both networks
     betas: Interval  # of Adam
     batch_size: int = Field(gt=0)  # units of privacy a step (expected, where private), else images
     epochs: int = Field(gt=0)  # passes over the training patches
     discriminator_steps: int = Field(gt=0)  # for each step of the generator
-    # the discriminator also sees each real image called the other class, target 0 (Reed et al. 2016), so that it has to
-    # look at the class
-    mismatched: bool
     # decay of the running mean of the generator's weights, which is then what is kept (Yazici et al. 2019); 0: the
     # weights themselves
     averaging: float = Field(ge=0, lt=1)

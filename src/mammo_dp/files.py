@@ -46,10 +46,14 @@ def fingerprint(payload: Any) -> str:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write so that a reader sees the old file or the whole new one, also after a kill or a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk, say: half a file would only make it fuller
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
 
 

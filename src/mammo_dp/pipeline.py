@@ -4,6 +4,7 @@ The path hashes the settings that change the result, the identity of the outside
 inputs (`graph.py` says which they are).
 """
 
+import errno
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from mammo_dp.rounding import rounded_up
 if TYPE_CHECKING:
     from mammo_dp.privacy.events import Event
     from mammo_dp.privacy.ledger import Ledger
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -264,6 +268,11 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
             }
         )
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # not even error.txt could be written
+            raise UserError(
+                f"the disk of outputs is full; make room and give the same command again: {node.name} goes on from "
+                "its last checkpoint"
+            ) from None
         words = [_without_path(word, node.config) for word in overrides]
         artifacts.write_error(node.folder, error, overrides=words, mask=mask, confidential=confidential)
         error.add_note(f"error.txt is in {node.folder}")  # of the node that failed, perhaps an input

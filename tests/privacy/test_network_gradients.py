@@ -10,7 +10,9 @@ from mammo_dp.privacy import network_gradients
 from mammo_dp.privacy.network_gradients import check_no_batch_statistics, unit_gradient_sum
 from tests.conftest import config_of
 
-loss = functional.binary_cross_entropy_with_logits
+
+def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return functional.binary_cross_entropy_with_logits(logits.sum(dim=1), target)
 
 
 def problem(sizes=(1, 3, 2), norm="instance", injection="embedding"):
@@ -40,7 +42,7 @@ def by_hand(network, inputs, target, sizes, max_grad_norm):
     return total, norms
 
 
-@pytest.mark.parametrize("injection", ["embedding", "projection"])
+@pytest.mark.parametrize("injection", ["embedding", "auxiliary"])
 @pytest.mark.parametrize("norm", ["instance", "group"])
 @pytest.mark.parametrize("at_once", [1, 2, 100])
 def test_equals_a_loop_over_units(norm, injection, at_once):
@@ -50,7 +52,7 @@ def test_equals_a_loop_over_units(norm, injection, at_once):
     expected, _ = by_hand(network, inputs, target, sizes, middle)
     found = unit_gradient_sum(network, loss, inputs, target, sizes, max_grad_norm=middle, at_once=at_once)
     for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def total_norm(gradients):
@@ -95,7 +97,7 @@ def test_no_unit_gives_zeros_and_a_unit_that_is_not_finite_counts_as_null():
         at_once=100,
     )
     for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_wrong_batch_dimension_is_caught(monkeypatch):

@@ -16,6 +16,8 @@ def random_views(
     anywhere around it along a side on which it is the larger of the two. Each image has its own draws: no image enters
     another.
     """
+    if not len(images):  # an empty Poisson batch
+        return images
     draws = torch.rand(len(images), 6, generator=generator, device=images.device)
     area = zoom[0] + (zoom[1] - zoom[0]) * draws[:, 0]
     low, high = math.log(aspect[0]), math.log(aspect[1])

@@ -85,6 +85,11 @@ def patch_name(number: int, *, source: str, split: str, malignant: bool) -> str:
     return f"{source}/{split}/{'malignant' if malignant else 'benign'}/{number:05d}.png"
 
 
+def encoded(image: np.ndarray) -> bytes:
+    """A PNG of (h, w) uint8."""
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
 def write_png(path: Path, png: bytes) -> None:
     """Write an encoded patch, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

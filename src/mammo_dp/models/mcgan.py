@@ -73,9 +73,9 @@ class Generator(nn.Module):
     def __init__(self, settings: Gan) -> None:
         super().__init__()
         self.latent_dim = settings.latent_dim
-        projects = settings.label_injection == "projection"
-        told = CLASSES if projects else settings.label_channels
-        self.label = OneHot() if projects else Label(settings, told)
+        auxiliary = settings.label_injection == "auxiliary"
+        told = CLASSES if auxiliary else settings.label_channels
+        self.label = OneHot() if auxiliary else Label(settings, told)
         kernel, previous, blocks = settings.generator_kernel, settings.latent_dim + told, nn.Sequential()
         for number, channels in enumerate(settings.generator_channels):
             stride, padding = (1, 0) if number == 0 else (2, (kernel - 2) // 2)
@@ -98,33 +98,36 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images and classes to logits: strided convolutions on the image and a plane made of the class.
 
-    With gan.label_injection=projection there is no plane, and an output for each class instead: Miyato and Koyama 2018,
-    whose inner product with the class's vector is here a last convolution of the class's own.
+    With gan.label_injection=auxiliary there is no plane; it has an output for each class beside that for real or
+    generated, and learns to name the class of real images (Odena et al. 2017).
     """
 
     def __init__(self, settings: Gan) -> None:
         super().__init__()
-        self.size, self.projects = settings.size, settings.label_injection == "projection"
+        self.size, self.auxiliary = settings.size, settings.label_injection == "auxiliary"
         kernel, blocks = settings.discriminator_kernel, nn.Sequential()
-        if not self.projects:
+        if not self.auxiliary:
             self.label = Label(settings, settings.size**2)
-        previous = 1 if self.projects else 2
+        previous = 1 if self.auxiliary else 2
         for number, channels in enumerate(settings.discriminator_channels):
             norm = [_norm(settings, channels)] if number else []
             convolution = Convolution(previous, channels, kernel, 2, (kernel - 2) // 2, bias=False)
             blocks.append(nn.Sequential(convolution, *norm, nn.LeakyReLU(0.1)))
             previous = channels
         # 4x4 -> 1x1; at the paper's kernel of 6 with a border of 1
-        outputs = CLASSES if self.projects else 1
+        outputs = 1 + CLASSES if self.auxiliary else 1
         blocks.append(Convolution(previous, outputs, kernel, 1, (kernel - 4) // 2, bias=False))
         self.blocks = blocks
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(n, 1, size, size) in [-1, 1], (n,) -> (n,) logits, above 0 where it takes an image for real."""
-        if self.projects:
-            return self.blocks(images).flatten(1).gather(1, labels[:, None])[:, 0]
+        """(n, 1, size, size) in [-1, 1], (n,) -> (n, 1) logits, above 0 where it takes an image for real.
+
+        (n, 1 + CLASSES) with gan.label_injection=auxiliary, where `labels` are not looked at.
+        """
+        if self.auxiliary:
+            return self.blocks(images).flatten(1)
         plane = self.label(labels).view(-1, 1, self.size, self.size)
-        return self.blocks(torch.cat([images, plane], dim=1)).flatten()
+        return self.blocks(torch.cat([images, plane], dim=1)).flatten(1)
 
 
 def build_gan(settings: Gan) -> tuple[Generator, Discriminator]:

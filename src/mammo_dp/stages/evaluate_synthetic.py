@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +10,7 @@ import torch
 from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data import synthetic
-from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.data.patch_set import PatchSet, encoded, write_png
 from mammo_dp.data.transforms import FLIPS, flip
 from mammo_dp.errors import UserError
 from mammo_dp.metrics.artefacts import wrapped_pixels
@@ -141,7 +140,7 @@ def _memorization(
             )
         )
         page = _worst_pairs(patches, space, made, (train, to_train), (held, to_held))
-        cv2.imwrite(str(output.folder / f"nearest_{space}.png"), page)
+        write_png(output.folder / f"nearest_{space}.png", encoded(page))
     pd.concat(tables).to_csv(output.folder / "nearest.csv", index=False, float_format="%.6f")
     return found
 

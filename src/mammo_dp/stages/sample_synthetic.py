@@ -6,7 +6,6 @@ They are drawn from a generator of `stage=train_gan`, or read from a folder that
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -15,7 +14,7 @@ from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data import synthetic
 from mammo_dp.data.images import read_image, why_unreadable
-from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, index_row, patch_name, write_png
+from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, encoded, index_row, patch_name, write_png
 from mammo_dp.data.patches import Box, whole
 from mammo_dp.data.records import Lesion, WholeImage
 from mammo_dp.data.sources import synthetic_folder
@@ -48,7 +47,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         track(made, "synthetic images", total=config.synthetic.count)
     ):
         name = patch_name(number, malignant=lesion.malignant, **place)
-        write_png(output.folder / name, cv2.imencode(".png", patch)[1].tobytes())
+        write_png(output.folder / name, encoded(patch))
         index.append(index_row(name, lesion, box, origin, **place))
         wrapped += bool(wrapped_pixels(patch[None])[0])
     pd.DataFrame(index, columns=pd.Index(INDEX_COLUMNS)).to_csv(output.folder / INDEX, index=False)

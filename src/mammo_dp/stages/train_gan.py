@@ -5,16 +5,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mammo_dp.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.config import Config
-from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.data.patch_set import PatchSet, encoded, write_png
 from mammo_dp.data.transforms import resized
 from mammo_dp.errors import UserError
-from mammo_dp.files import digest, sha256, to_json
+from mammo_dp.files import digest, sha256, to_json, write_atomic
 from mammo_dp.metrics.frechet import frechet_distance
 from mammo_dp.models.classifier import build_body
 from mammo_dp.models.mcgan import CLASSES, Generator, build_gan, sample
@@ -130,8 +129,7 @@ def _keeper(
     distance: Callable[[Callable[..., torch.Tensor]], float] | None,
 ) -> Callable[[int], dict[str, float]]:
     """What is done every gan.checkpoint_every epochs: generator's weights, grid of the same latents, distance."""
-    for folder in ("checkpoints", "samples"):
-        (output.folder / folder).mkdir(exist_ok=True)
+    (output.folder / "checkpoints").mkdir(exist_ok=True)
     fixed = seeded_generator(config.gan.seed, "grid", "latents", trainer.device)
     latents, _ = draw_latents(CLASSES * SHOWN, config.gan.latent_dim, fixed)
     labels = torch.arange(CLASSES, device=trainer.device).repeat_interleave(SHOWN)
@@ -145,9 +143,9 @@ def _keeper(
         rows = [
             (name, list(samples[labels.cpu() == n].numpy())) for n, name in enumerate(("benign", "malignant"))
         ]
-        cv2.imwrite(str(output.folder / f"samples/epoch-{epoch:05d}.png"), mosaic(rows))
+        write_png(output.folder / f"samples/epoch-{epoch:05d}.png", encoded(mosaic(rows)))
         state = {k: v.cpu().contiguous() for k, v in generator.state_dict().items()}
-        save_file(state, output.folder / checkpoint_name(epoch), metadata=metadata)
+        write_atomic(output.folder / checkpoint_name(epoch), save(state, metadata=metadata))
         found = {}
         if distance is not None:
             found["frechet_distance"] = distance(generator)

@@ -152,8 +152,8 @@ class GanTrainer:
             else:
                 both = torch.cat([real, generated.to(real.dtype)]), torch.cat([labels, generated_labels])
                 on_real, on_generated = self.judge(*both).split([len(real), len(generated)])
-        loss_real = functional.binary_cross_entropy_with_logits(on_real.float(), target)
-        loss_generated = functional.softplus(on_generated.float()).mean()  # target 0
+        loss_real = on_real_images(on_real.float(), target, labels)
+        loss_generated = on_generated_images(on_generated.float())
         self.discriminator_adam.zero_grad(set_to_none=True)
         (loss_real + loss_generated).backward()
         self.discriminator_adam.step()
@@ -166,8 +166,8 @@ class GanTrainer:
         sizes = [torch.full((len(g),), g.shape[1], dtype=torch.int64) for g in groups]
         positions = torch.cat([g.flatten() for g in groups] or [_none_left()])
         real, labels_of_real, target = self._real(positions)
-        each = torch.cat(sizes or [_none_left()]) * (2 if self.settings.mismatched else 1)
-        self._set_gradients(self._clipped_sum((real, labels_of_real), target, each))
+        each = torch.cat(sizes or [_none_left()])
+        self._set_gradients(self._clipped_sum((real, labels_of_real), _on_one_real, target, each))
         self.generated = (generated, labels)
         self.private.step()  # noise and scale, then _add_generated, then Adam
         self.private.zero_grad(set_to_none=True)
@@ -181,17 +181,21 @@ class GanTrainer:
         noisy = [parameter.grad for parameter in self.discriminator.parameters()]
         count = len(images)
         target, sizes = torch.zeros(count, device=self.device), torch.ones(count, dtype=torch.int64)
-        sums = self._clipped_sum((images, labels), target, sizes)
+        sums = self._clipped_sum((images, labels), _on_one_generated, target, sizes)
         self._set_gradients([n + s / count for n, s in zip(noisy, sums, strict=True)])  # type: ignore[operator]
 
     def _clipped_sum(
-        self, inputs: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor, sizes: torch.Tensor
+        self,
+        inputs: tuple[torch.Tensor, torch.Tensor],
+        loss: Callable[..., torch.Tensor],
+        target: torch.Tensor,
+        sizes: torch.Tensor,
     ) -> list[torch.Tensor]:
         return unit_gradient_sum(
             self.discriminator,
-            functional.binary_cross_entropy_with_logits,
+            loss,
             inputs,
-            target,
+            torch.stack([target, inputs[1].to(target.dtype)], dim=1),
             sizes,
             max_grad_norm=self.settings.privacy.max_grad_norm,
             at_once=self.runtime.units_at_once,
@@ -204,7 +208,9 @@ class GanTrainer:
     def _step_generator(self, generated: torch.Tensor, labels: torch.Tensor) -> None:
         with self._precision():
             logits = self.judge(generated, labels).float()
-        loss = functional.softplus(-logits).mean()  # target 1
+        loss = on_real_images(
+            logits, torch.ones_like(logits[:, 0]), labels
+        )  # to be taken for real, of the class
         # of the generator alone: the discriminator's own gradients would be thrown away
         gradients = torch.autograd.grad(loss, list(self.generator.parameters()))
         for parameter, gradient in zip(self.generator.parameters(), gradients, strict=True):
@@ -217,26 +223,16 @@ class GanTrainer:
                 for mean, now in zip(self.kept.buffers(), self.generator.buffers(), strict=True):
                     mean.copy_(now)
         self.losses[0] += loss.detach()
-        self.losses[1] += functional.softplus(logits.detach()).mean()
+        self.losses[1] += on_generated_images(logits.detach())
 
     def _real(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Real images in [-1, 1], flipped and cropped at random, their classes and the discriminator's targets.
-
-        With gan.mismatched each is followed by itself, called the other class, with target 0.
-        """
+        """Real images in [-1, 1], flipped and cropped at random, their classes and the discriminator's targets."""
         s, positions = self.settings, positions.to(self.device)
         scaled = self.images[positions].float().div_(127.5).sub_(1).contiguous(memory_format=self.format)
         images = random_views(scaled, self.views_rng, flips=s.flips, zoom=s.zoom, aspect=s.aspect)
         low, high = s.real_target
         target = low + (high - low) * torch.rand(len(images), generator=self.views_rng, device=self.device)
-        labels = self.labels[positions]
-        if not s.mismatched:
-            return images, labels, target
-        return (
-            images.repeat_interleave(2, dim=0),
-            torch.stack([labels, CLASSES - 1 - labels], dim=1).flatten(),
-            torch.stack([target, torch.zeros_like(target)], dim=1).flatten(),
-        )
+        return images, self.labels[positions], target
 
     def _latents(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return draw_latents(count, self.settings.latent_dim, self.latents_rng)
@@ -323,6 +319,25 @@ class GanTrainer:
                 getattr(self, name).set_state(state[name])
 
 
+def on_real_images(logits: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The discriminator's mean loss on real images. logits: (n, 1), or (n, 1 + CLASSES) where it names the class."""
+    loss = functional.binary_cross_entropy_with_logits(logits[:, 0], target)
+    return loss + functional.cross_entropy(logits[:, 1:], labels) if logits.shape[1] > 1 else loss
+
+
+def on_generated_images(logits: torch.Tensor) -> torch.Tensor:
+    """The discriminator's mean loss on generated images, whose target is 0 and whose class it need not name."""
+    return functional.softplus(logits[:, 0]).mean()
+
+
+def _on_one_real(logits: torch.Tensor, target_and_label: torch.Tensor) -> torch.Tensor:
+    return on_real_images(logits, target_and_label[:, 0], target_and_label[:, 1].long())
+
+
+def _on_one_generated(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return on_generated_images(logits)
+
+
 def draw_latents(
     count: int, latent_dim: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -372,7 +387,7 @@ def train(
         for _ in track(remaining, "training", total=plan.steps, done=trainer.step_number, note=note):
             trainer.step()
             step, kept = trainer.step_number, False
-            if step % CHECKED_EVERY == 0:
+            if trainer.device.type == "cpu" or step % CHECKED_EVERY == 0:
                 trainer.check_finite()
             if step % plan.steps_per_epoch == 0:
                 shown = trainer.end_epoch()
