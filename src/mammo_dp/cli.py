@@ -33,7 +33,8 @@ stages
 common settings
   dataset=toy|release|cbis_ddsm|cbis_bcdr|custom   dataset.root=FOLDER   classifier=swin_t|mobilenetv2|swin_micro
   classifier.weights=imagenet|none|FILE     recipe=paper|dp_gd    privacy.epsilon=6 (inf: not private)   seed=42
-  experiment=real|syn|real_syn (with synthetic=release)          privacy.unit=image|patient
+  experiment=real|syn|real_syn   synthetic=mcgan|release   gan=mcgan|small   privacy.unit=image|patient
+  gan.privacy.epsilon=10 (a private generator)
   privacy.require=EPS (refuse a run whose end-to-end epsilon would exceed it)   privacy.randomness=secure
   build_inputs=true (build what is missing)   dry_run=true (only say what would be built)   force=true (run again)
   outputs=FOLDER (root of all artifacts)

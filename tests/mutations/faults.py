@@ -5,6 +5,7 @@ from dataclasses import dataclass
 GRADIENTS, SENSITIVITY = "tests/privacy/test_gradients.py", "tests/privacy/test_sensitivity.py"
 OPTIMIZER, SAMPLING = "tests/privacy/test_optimizer.py", "tests/privacy/test_sampling.py"
 TRAINING, GUARDS = "tests/training/test_classifier.py", "tests/privacy/test_guards.py"
+NETWORK = "tests/privacy/test_network_gradients.py"
 LEDGER, UNITS = "tests/privacy/test_ledger.py", "tests/privacy/test_units.py"
 
 
@@ -113,6 +114,21 @@ FAULTS = (
         "a patient's images counted as one", "privacy.loss_distribution",
         "gaussian_epsilon(images * mechanism.mu", "gaussian_epsilon(mechanism.mu",
         ("tests/privacy/test_loss_distribution.py::test_group_of_a_full_batch_is_k_mu",),
+    ),
+    Fault(
+        "no clipping of a whole network's gradients", "privacy.network_gradients",
+        "(max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0) / counts", "torch.ones_like(norms) / counts",
+        (NETWORK,),
+    ),
+    Fault(
+        "whole networks go without the check of units", "privacy.network_gradients",
+        "check_units(part.stop - start, gradients)", "pass",
+        (NETWORK,),
+    ),
+    Fault(
+        "a discriminator without noise", "training.gan",
+        "self.private.step()", "self._add_generated(); self.discriminator_adam.step()",
+        ("tests/training/test_gan.py::test_an_empty_batch_is_a_noisy_step",),
     ),
     Fault(
         "the bundle names the run", "privacy.ledger",
