@@ -16,15 +16,15 @@ from mammo_dp.privacy.planning import make_generator_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training import gan as module
+from mammo_dp.training import gan_loop
 from mammo_dp.training.gan import (
     Diverged,
     GanTrainer,
     check_not_alike,
-    log_rows,
     on_generated_images,
     on_real_images,
-    train,
 )
+from mammo_dp.training.gan_loop import log_rows, train
 from tests.conftest import config_of
 
 TINY = (
@@ -59,7 +59,7 @@ def trainer_of(tmp_path: Path, *words: str, images: torch.Tensor | None = None) 
 
 @pytest.fixture(autouse=True)
 def _save_at_every_step(monkeypatch):
-    monkeypatch.setattr(module, "SAVING_SHARE", math.inf)
+    monkeypatch.setattr(gan_loop, "SAVING_SHARE", math.inf)
 
 
 def weights(trainer: GanTrainer) -> torch.Tensor:
@@ -236,7 +236,7 @@ def test_another_plan_is_refused(tmp_path):
 def test_a_full_disk_keeps_the_checkpoint(tmp_path, monkeypatch):
     output = output_of(tmp_path)
     trainer = trainer_of(tmp_path)
-    original, calls = module.checkpoint.save, []
+    original, calls = gan_loop.checkpoint.save, []
 
     def save(state, path):
         calls.append(path)
@@ -244,10 +244,10 @@ def test_a_full_disk_keeps_the_checkpoint(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         original(state, path)
 
-    monkeypatch.setattr(module.checkpoint, "save", save)
+    monkeypatch.setattr(gan_loop.checkpoint, "save", save)
     with pytest.raises(OSError, match="No space"):
         run(trainer, output)
-    monkeypatch.setattr(module.checkpoint, "save", original)
+    monkeypatch.setattr(gan_loop.checkpoint, "save", original)
     resumed, whole = trainer_of(tmp_path), trainer_of(tmp_path)
     run(resumed, output)
     (tmp_path / "whole").mkdir()

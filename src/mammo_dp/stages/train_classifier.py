@@ -21,6 +21,7 @@ from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
+from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages.extract_features import FEATURES
@@ -51,7 +52,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     source, width = _features(config, patches, inputs, device)
     units, public = training_units(patches, config)
     plan = make_plan(config, units=len(units), cache=output.cache)
-    record = _privacy_record(config, plan, cache=output.cache)
+    record = mechanism_record(
+        config.privacy, plan, adjacency=config.privacy.adjacency, max_grad_norm=config.recipe.max_grad_norm,
+        cache=output.cache,
+    )  # fmt: skip
+    if plan.mechanism is not None:
+        record["warnings"] = config.warnings
     trainer = HeadTrainer(
         build_head(config.recipe, features=width, seed=config.seed),
         source,
@@ -210,35 +216,6 @@ def _training_record(config: Config, plan: Plan, step: int) -> dict[str, Any]:
             partial, delta=config.privacy.delta, accountant=config.privacy.accountant
         )
     return record
-
-
-def _privacy_record(config: Config, plan: Plan, *, cache: Cache) -> dict[str, Any]:
-    """What the manifest says of the training mechanism by itself; the ledger says what the whole run amounts to.
-
-    The spent epsilon is that of the whole run even where an earlier epoch was selected: the choice looked at all of
-    them.
-    """
-    privacy, mechanism = config.privacy, plan.mechanism
-    if mechanism is None:
-        return {"unit": privacy.unit, "epsilon": float("inf"), "epsilon_spent": float("inf")}
-    every = cross_check(mechanism, delta=privacy.delta, cache=cache)
-    return {
-        "unit": privacy.unit,
-        "adjacency": privacy.adjacency,
-        "epsilon": privacy.epsilon,
-        "epsilon_spent": every[mechanism.accountant(privacy.accountant)],
-        "delta": privacy.delta,
-        "noise_multiplier": mechanism.noise_multiplier,
-        "sensitivity": mechanism.sensitivity,
-        "sample_rate": mechanism.sample_rate,
-        "steps": mechanism.steps,
-        "accountant": mechanism.accountant(privacy.accountant),
-        "accountants": every,
-        "max_grad_norm": config.recipe.max_grad_norm,
-        "public_count": plan.public_count,
-        "randomness": privacy.randomness,
-        "warnings": config.warnings,
-    }
 
 
 def _per_patient(config: Config, plan: Plan, images: list[int], *, cache: Cache) -> dict[str, Any]:

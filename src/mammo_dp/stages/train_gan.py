@@ -18,14 +18,16 @@ from mammo_dp.metrics.frechet import frechet_distance
 from mammo_dp.models.classifier import build_body
 from mammo_dp.models.mcgan import CLASSES, Generator, build_gan, sample
 from mammo_dp.privacy.loss_distribution import cross_check
-from mammo_dp.privacy.planning import Plan, generator_mechanism, make_generator_plan
+from mammo_dp.privacy.planning import generator_mechanism, make_generator_plan
+from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness, seeded_generator
 from mammo_dp.reporting.loss_curves import loss_curves
 from mammo_dp.reporting.mosaic import mosaic
 from mammo_dp.stages.extract_features import FEATURES
 from mammo_dp.training import device as devices
 from mammo_dp.training.features import encoder, inputs_of
-from mammo_dp.training.gan import GanTrainer, check_not_alike, draw_latents, log_rows, train
+from mammo_dp.training.gan import GanTrainer, check_not_alike, draw_latents
+from mammo_dp.training.gan_loop import log_rows, train
 from mammo_dp.training.units import check_both_classes, units_of
 
 GENERATOR = "generator.safetensors"
@@ -103,7 +105,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         metrics=metrics,
         summary=_summary(config, chosen, metrics),
         manifest={
-            "privacy": _privacy_record(config, plan, output),
+            "privacy": mechanism_record(
+                config.gan.privacy,
+                plan,
+                adjacency="add_remove",
+                max_grad_norm=config.gan.privacy.max_grad_norm,
+                cache=output.cache,
+            ),
             "device": devices.describe(device),
             "parameters": {
                 name: sum(p.numel() for p in network.parameters())
@@ -202,30 +210,6 @@ def _tensorboard(config: Config, output: Output) -> Callable[[int, dict[str, flo
         writer.flush()
 
     return add
-
-
-def _privacy_record(config: Config, plan: Plan, output: Output) -> dict[str, Any]:
-    privacy, mechanism = config.gan.privacy, plan.mechanism
-    if mechanism is None:
-        return {"unit": privacy.unit, "epsilon": float("inf"), "epsilon_spent": float("inf")}
-    every = cross_check(mechanism, delta=privacy.delta, cache=output.cache)
-    used = mechanism.accountant(privacy.accountant)
-    return {
-        "unit": privacy.unit,
-        "adjacency": "add_remove",
-        "epsilon": privacy.epsilon,
-        "epsilon_spent": every[used],
-        "delta": privacy.delta,
-        "noise_multiplier": mechanism.noise_multiplier,
-        "sensitivity": mechanism.sensitivity,
-        "sample_rate": mechanism.sample_rate,
-        "steps": mechanism.steps,
-        "accountant": used,
-        "accountants": every,
-        "max_grad_norm": privacy.max_grad_norm,
-        "public_count": plan.public_count,
-        "randomness": privacy.randomness,
-    }
 
 
 def _summary(config: Config, epoch: int, metrics: Mapping[str, Any]) -> str:

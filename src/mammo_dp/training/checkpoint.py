@@ -1,6 +1,7 @@
 """Checkpoints: tensors and numbers only, written whole or not at all."""
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from mammo_dp.errors import UserError
 from mammo_dp.files import write_atomic
+from mammo_dp.privacy.planning import Plan
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -15,6 +17,15 @@ def save(state: dict[str, Any], path: Path) -> None:
     content = io.BytesIO()
     torch.save(state, content)
     write_atomic(path, content.getvalue())
+
+
+def check_plan(saved: dict[str, Any], plan: Plan) -> None:
+    """Refuse to go on from steps that were taken under another plan, with other noise say. Raises UserError."""
+    if saved != asdict(plan):
+        raise UserError(
+            "the checkpoint last.pt was written under another plan (noise, steps or N; perhaps by another version of "
+            "the accountants): its steps cannot be accounted together with new ones; run again with force=true"
+        )
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

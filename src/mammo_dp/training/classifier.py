@@ -13,7 +13,6 @@ from torch import nn
 from mammo_dp.artifacts import Output
 from mammo_dp.config import Recipe
 from mammo_dp.data.transforms import FLIPS
-from mammo_dp.errors import UserError
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
@@ -227,11 +226,7 @@ class HeadTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
-        if state["plan"] != asdict(self.plan):
-            raise UserError(
-                "the checkpoint last.pt was written under another plan (noise, steps or N; perhaps by another version "
-                "of the accountants): its steps cannot be accounted together with new ones; run again with force=true"
-            )
+        checkpoint.check_plan(state["plan"], self.plan)
         self.step_number = state["step"]
         self.head.load_state_dict(state["head"])
         self.inner.load_state_dict(state["optimizer"])
