@@ -68,6 +68,12 @@ def test_delta_of_one_over_n_warns():
     assert not config_of("privacy.delta=0.0001").warnings
 
 
+def test_the_delta_of_a_private_generator_warns_too():
+    words = ("stage=train_gan", "gan.privacy.epsilon=6")
+    assert not config_of(*words, "recipe=dp_gd").warnings
+    assert "gan.privacy.delta=0.5" in config_of(*words, "gan.privacy.delta=0.5").warnings[0]
+
+
 def test_one_bad_job_refuses_all():
     with pytest.raises(UserError):
         compose([["seed=1"], ["seed=2"], ["seed=1.5"]])
@@ -94,6 +100,13 @@ def test_one_bad_job_refuses_all():
         (("stage=train_gan", "gan.privacy.epsilon=1e4"), "bounds nothing"),
         (("stage=train_gan", "gan.size=64"), r"gan\.generator_channels .* 128 px and gan\.size=64"),
         (("stage=sample_synthetic", "synthetic.epoch=7"), "every gan.checkpoint_every=50 epochs"),
+        (
+            ("stage=train_gan", "gan.privacy.epsilon=6", "privacy.unit=patient", "gan.privacy.unit=image"),
+            "claims patients",
+        ),
+        (("gan.zoom=[0,1]",), "greater than 0"),
+        (("gan.real_target=[1.2,0.7]",), "the smaller first"),
+        (("gan.betas=[0.5,1.0]",), "less than 1"),
         (("evaluation.pairs=[train:moon]",), "train:moon is no pair"),
         (("privacy.unit=breast",), "patient"),
         (("privacy.require=0",), "greater than 0"),
@@ -152,7 +165,8 @@ def test_the_generator_follows_the_claim_of_the_classifier():
         1e-5,
         578,
     )
-    assert config_of(*words, "gan.privacy.unit=image").generator_count == 1104
+    assert config_of(*words, "privacy.unit=image", "gan.privacy.unit=patient").generator_count == 578
+    assert config_of(*words, "privacy.unit=image").generator_count == 1104
     assert config_of(*words, "privacy.public_count=500").generator_count == 500
     assert config_of(*words, "privacy.public_count=500", "gan.privacy.public_count=90").generator_count == 90
 

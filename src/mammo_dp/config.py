@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mammo_dp.errors import UserError
 
@@ -212,7 +220,16 @@ class GanPrivacy(Section):
         return self.epsilon != float("inf")
 
 
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # from, to
+def _ordered(given: list[float]) -> list[float]:
+    if given[0] > given[1]:
+        raise ValueError("must be [from, to], the smaller first")
+    return given
+
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ordered)]  # from, to
+Ratio = Annotated[float, Field(gt=0, le=10)]
+Ratios = Annotated[list[Ratio], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Gan(Section):
@@ -233,7 +250,7 @@ class Gan(Section):
     label_dim: int = Field(gt=0)  # of the embedding and next: of embedding only
     label_channels: int = Field(gt=0)  # numbers that the generator's first block gets beside the latents
     lr: float = Field(gt=0)  # of Adam, for both networks
-    betas: Interval  # of Adam
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]  # of Adam
     batch_size: int = Field(gt=0)  # units of privacy a step (expected, where private), else images
     epochs: int = Field(gt=0)  # passes over the training patches
     discriminator_steps: int = Field(gt=0)  # for each step of the generator
@@ -242,8 +259,8 @@ class Gan(Section):
     averaging: float = Field(ge=0, lt=1)
     real_target: Interval  # of the discriminator on real images, uniform for each image; 0 on generated ones
     flips: bool  # horizontal and vertical, each with probability 0.5
-    zoom: Interval  # area of the random crop relative to the patch, uniform; above 1 it zooms out
-    aspect: Interval  # width over height of the crop, log-uniform
+    zoom: Ratios  # area of the random crop relative to the patch, uniform; above 1 it zooms out
+    aspect: Ratios  # width over height of the crop, log-uniform
     checkpoint_every: int = Field(gt=0)  # epochs between two generators that are kept, with a grid of samples
     # epoch: the last; fid: the lowest Frechet distance to the training patches in features of the classifier's
     # backbone, mean over the classes
@@ -420,13 +437,17 @@ class Config(Section):
     @property
     def warnings(self) -> list[str]:
         """What is allowed and a reviewer would object to, one sentence each."""
-        count, delta = self.public_count, self.privacy.delta
-        if self.privacy.is_private and count is not None and delta >= 1 / count:
-            return [
-                f"privacy.delta={delta:g} is at least 1/N for N={count}: such a guarantee allows the release of a "
-                f"whole record; choose a delta well below {1 / count:.2g}"
-            ]
-        return []
+        own, generator = self.privacy, self.gan.privacy
+        claims = [("privacy.delta", own.delta, self.public_count)] if own.is_private else []
+        if self.trains_gan and generator.is_private:
+            claims += [(key, delta, self.generator_count) for key, delta in
+                       (("gan.privacy.delta", generator.delta), ("privacy.delta", own.delta))]  # fmt: skip
+        return [
+            f"{key}={delta:g} is at least 1/N for N={count}: such a guarantee allows the release of a whole record; "
+            f"choose a delta well below {1 / count:.2g}"
+            for key, delta, count in claims
+            if count is not None and delta >= 1 / count
+        ]
 
     @model_validator(mode="after")
     def _best_val_needs_validation(self) -> "Config":
@@ -488,6 +509,11 @@ class Config(Section):
             raise ValueError(
                 "gan.select=fid chooses the generator by its distance to private images, which gan.privacy.epsilon="
                 f"{privacy.epsilon:g} does not cover; set gan.select=epoch"
+            )
+        if (self.privacy.unit, privacy.unit) == ("patient", "image"):
+            raise ValueError(
+                "gan.privacy.unit=image protects images and privacy.unit=patient claims patients; set "
+                "gan.privacy.unit=patient"
             )
         if self.gan.norm == "batch":
             raise ValueError(

@@ -297,6 +297,12 @@ def _generator_assumptions(config: Config) -> Iterable[str]:
         yield SEEDED
 
 
+def _synthetic_assumptions(config: Config) -> Iterable[str]:
+    chosen = config.synthetic.name == "mcgan" and config.synthetic.epoch is not None
+    if chosen and config.gan.privacy.is_private:
+        yield "synthetic.epoch was chosen without looking at real images or at distances to them"
+
+
 def _synthetic_events(config: Config, cache: Cache) -> Iterable[Event]:
     if config.synthetic.name == "mcgan":
         return  # the training of its generator has said it all
@@ -319,7 +325,7 @@ def _evaluation_events(config: Config, cache: Cache) -> Iterable[Event]:
     )
     cohorts = {"train": "training", "val": "validation", "test": "test", "external": "external"}
     yield Event(
-        "distances and pairs of synthetic and training images", cohort="training",
+        "distances, numbers and pictures of training images beside synthetic ones", cohort="training",
         effect="internal" if private else "published",
         why="they are exact functions of these images", **common,
     )  # fmt: skip
@@ -329,6 +335,12 @@ def _evaluation_events(config: Config, cache: Cache) -> Iterable[Event]:
                 "distances between sets of images", cohort=cohorts[name],  # type: ignore[arg-type]
                 effect="published", why="they are exact functions of these images", **common,
             )  # fmt: skip
+    for name in config.evaluation.held_out:
+        yield Event(
+            "pictures of images beside their nearest synthetic ones (nearest_*.png)",
+            cohort=cohorts[name],  # type: ignore[arg-type]
+            effect="internal", why="they show the images", **common,
+        )  # fmt: skip
 
 
 def _has_external(config: Config) -> bool:
@@ -427,6 +439,7 @@ STAGES: dict[str, Stage] = {
             label=lambda config: f"{config.synthetic.name}-{config.synthetic.per_class}",
             settings=_synthetic_settings,
             events=_synthetic_events,
+            assumptions=_synthetic_assumptions,
             upstream=_synthetic_inputs,
             outside=lambda config, store: (
                 _synthetic_images(config, store) if config.synthetic.name == "release" else {}

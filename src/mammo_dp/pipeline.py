@@ -93,7 +93,9 @@ class Node:
             return None
         for role, node in self.inputs.items():
             now = node.store.load(node.folder)
-            if now is not None and now.content != found.manifest["inputs"][role]["content"]:
+            if now is None:  # deleted since: what was made of it stands
+                continue
+            if now.content != found.manifest["inputs"][role]["content"] or node.artifact() is None:
                 return None
         return found
 
@@ -207,7 +209,12 @@ def check_required(node: Node) -> None:
             reached, remedy = "infinite", f"{event.why}; change that, or raise privacy.require"
         else:
             reached = rounded_up(ledger.headline_epsilon, digits=4)
-            remedy = f"set privacy.epsilon={required:g} or less, or raise privacy.require"
+            shaping = [e for e in ledger.events if e.effect == "shapes_model"]
+            keys = {"train_gan": "gan.privacy.epsilon", "train_classifier": "privacy.epsilon"}
+            named = list(dict.fromkeys(keys[e.stage] for e in shaping))
+            remedy = f"set {named[0]}={required:g} or less, or raise privacy.require"
+            if len(named) > 1:
+                remedy = f"the budgets add up: lower {' and '.join(named)}, or raise privacy.require"
         raise UserError(
             f"privacy.require={required:g} refuses {node.name}: its headline epsilon per {ledger.claimed} is {reached} "
             f"by the {event.what} ({event.cohort} patients of {event.study}): {remedy}"

@@ -60,6 +60,13 @@ def test_memory_shows_and_its_absence_does_not():
     }
 
 
+def test_unknown_patients_are_each_their_own():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=60), rng.normal(size=40)
+    unknown = auc_of(a, b, member_patients=np.array([""] * 60), other_patients=np.array([""] * 40))
+    assert unknown["high"] - unknown["low"] > 0.05
+
+
 def test_the_interval_is_of_patients():
     """Ten images of each patient that score alike are worth about one: the interval is as wide as for one each."""
     rng = np.random.default_rng(0)

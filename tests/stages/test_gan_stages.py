@@ -83,7 +83,7 @@ def test_the_evaluation_s_folder(evaluated):
     pairs = {"train:train", "synthetic:synthetic", "train:synthetic", "external:external", "train:external"}
     assert set(table["first"] + ":" + table["second"]) == pairs
     assert set(table["class"]) == {"all", "benign", "malignant"}
-    assert set(table["space"]) == {"backbone"}
+    assert {"backbone"} <= set(table["space"]) <= {"backbone", "radiomics"}
     assert table.loc[table["class"] == "all", "n_first"].min() > 0
     assert set(metrics["memorization"]) == {"pixels", "backbone"}
     assert 0 < metrics["memorization"]["pixels"]["low"] < metrics["memorization"]["pixels"]["high"] < 1
@@ -119,6 +119,20 @@ def test_any_checkpoint_and_any_seed(evaluated):
     assert not np.array_equal(images[0], first)
     assert np.array_equal(images[1], first)
     assert not np.array_equal(images[2], first)
+
+
+def test_what_is_asked_for_beside_a_sample_does_not_change_it(evaluated):
+    """More of them, and another batch size of the machine: the first ones stay as they are."""
+    first = PatchSet.load(finished_of(evaluated, "mcgan-12")).images
+    assert build(evaluated, "sample_synthetic", "synthetic.per_class=70") == cli.DONE
+    more = PatchSet.load(newest(evaluated, "sample_synthetic")).images
+    assert np.array_equal(more[:12], first[:12])
+    assert np.array_equal(more[70:82], first[12:])
+    assert (
+        build(evaluated, "sample_synthetic", "synthetic.per_class=70", "runtime.batch_size=7", "force=true")
+        == cli.DONE
+    )
+    assert np.array_equal(PatchSet.load(newest(evaluated, "sample_synthetic")).images, more)
 
 
 def finished_of(place, label: str) -> Artifact:
@@ -278,6 +292,21 @@ def test_a_private_generator_carries_its_epsilon_to_the_classifier(evaluated, un
     assert "real images" not in generator.path("losses.svg").read_text()
 
 
+def test_what_a_bundle_of_a_private_generator_needs(evaluated, capsys):
+    """The generator's noise counts as much as a classifier's; its budget and settings are in the bundle."""
+    words = ("gan.privacy.epsilon=10", "experiment=syn", "privacy.epsilon=inf")
+    assert build(evaluated, "export", *words) == cli.REFUSED
+    assert "generator's noise comes from a seed" in capsys.readouterr().err
+    assert build(evaluated, "export", *words, "export.accept=[seeded_noise]") == cli.DONE
+    bundle = newest(evaluated, "export").folder / "bundle"
+    privacy = json.loads((bundle / "privacy.json").read_text())
+    assert "epsilon" not in privacy
+    assert privacy["ledger"]["headline"]["epsilon"] == pytest.approx(10, abs=0.1)
+    assert "gan:" in (bundle / "config.yaml").read_text()
+    assert build(evaluated, "train_classifier", *words, "privacy.require=3") == cli.REFUSED
+    assert "set gan.privacy.epsilon=3 or less" in capsys.readouterr().err
+
+
 def test_a_private_classifier_on_private_samples_composes(evaluated):
     """Both mechanisms saw the same patients: more than either, less than their sum by the better composition."""
     words = ("gan.privacy.epsilon=10", "experiment=real_syn", "synthetic.role=public", "privacy.epsilon=5")
@@ -293,7 +322,5 @@ def test_distances_of_a_private_generator_must_not_be_released(evaluated):
         == cli.DONE
     )
     ledger = newest(evaluated, "evaluate_synthetic").manifest["privacy"]["ledger"]
-    assert any(
-        "distances and pairs of synthetic and training" in line for line in ledger["must_not_be_released"]
-    )
+    assert any("pictures of training images" in line for line in ledger["must_not_be_released"])
     assert ledger["headline"]["epsilon"] == pytest.approx(10, abs=0.1)

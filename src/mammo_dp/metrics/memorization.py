@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from mammo_dp.metrics.subsets import each_unknown_alone
+
 CHUNK = 64  # real images at a time
 
 
@@ -88,6 +90,6 @@ def membership_auc(
 
 def _patient_weights(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How often each image's patient comes up when as many patients are drawn as there are."""
-    names, of_image = np.unique(patients, return_inverse=True)
+    names, of_image = np.unique(each_unknown_alone(patients), return_inverse=True)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))
     return drawn[of_image].astype(float)

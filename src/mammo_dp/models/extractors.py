@@ -19,7 +19,9 @@ RADIMAGENET_SOURCE = "https://github.com/BMEII-AI/RadImageNet"  # "RadImageNet m
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
-def build_inception(weights: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def build_inception(
+    weights: str, device: torch.device | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """(n, 3, h, w) uint8 -> (n, 2048) pooled features of the Inception-v3 that FID is defined by.
 
     weights: "download" or a file. Raises UserError, with the file to fetch, if they are neither here nor to be had.
@@ -39,7 +41,8 @@ def build_inception(weights: str) -> Callable[[torch.Tensor], torch.Tensor]:
         raise UserError(
             f"the space inception is left out: its weights cannot be used ({type(error).__name__}); {advice}"
         ) from None
-    return lambda images: network(images)[0]
+    network.to(device)
+    return lambda images: network(images.to(device))[0].cpu()
 
 
 def _downloaded(url: str) -> Path:

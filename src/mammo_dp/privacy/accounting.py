@@ -55,15 +55,29 @@ def calibrate(
     accountant: Accountant,
     cache: Cache,
     sensitivity: float = 1.0,
+    section: str = "privacy",
 ) -> Mechanism:
-    """The mechanism with the least noise (to 1e-4 of itself) that spends at most `target` epsilon."""
+    """The mechanism with the least noise (to 1e-4 of itself) that spends at most `target` epsilon.
+
+    `section`: of the configuration, for the message of the UserError where no noise is enough.
+    """
     key = ("calibrate", opacus.__version__, target, delta, sample_rate, steps, accountant, sensitivity)
     sigma = cache.get(*key)
     if sigma is None:
         mechanism = Mechanism(sample_rate, 1.0, steps, sensitivity)
-        sigma = _least_noise(mechanism, target=target, delta=delta, accountant=accountant)
+        try:
+            sigma = _least_noise(mechanism, target=target, delta=delta, accountant=accountant)
+        except _NoNoiseIsEnough:
+            raise UserError(
+                f"{section}.epsilon={target:g} is too small for {section}.accountant={accountant} to certify with any "
+                "noise; ask for a larger epsilon (PRV resolves steps of 0.01)"
+            ) from None
         cache.put(sigma, *key)
     return Mechanism(sample_rate, sigma, steps, sensitivity)
+
+
+class _NoNoiseIsEnough(Exception):
+    pass
 
 
 def _least_noise(mechanism: Mechanism, *, target: float, delta: float, accountant: Accountant) -> float:
@@ -80,10 +94,7 @@ def _least_noise(mechanism: Mechanism, *, target: float, delta: float, accountan
     while spent(high) > target:
         high *= width
         if high > MOST_NOISE:
-            raise UserError(
-                f"privacy.epsilon={target:g} is too small for privacy.accountant={accountant} to certify with any "
-                "noise; ask for a larger epsilon (PRV resolves steps of 0.01)"
-            )
+            raise _NoNoiseIsEnough
     low = high / width
     while spent(low) <= target:
         low, high = low / width, low

@@ -58,6 +58,9 @@ def unit_gradient_sum(
             check_units(part.stop - start, gradients)
             rows = belongs[start - first : part.stop - first].to(targets.device)
             units = int(belongs[-1]) + 1
+            if last - first == units:  # one image each: nothing to add up
+                sums = gradients
+                continue
             if sums is None:
                 sums = [g.new_zeros(units, *g.shape[1:]) for g in gradients]
             for added, g in zip(sums, gradients, strict=True):
@@ -72,13 +75,14 @@ def _add_clipped(
     total: list[torch.Tensor], sums: list[torch.Tensor], counts: torch.Tensor, max_grad_norm: float
 ) -> None:
     """Add each unit's mean gradient, clipped. sums: (units, ...) for each parameter; counts: (units,) images."""
-    squared = torch.stack([s.flatten(1).double().square().sum(1) for s in sums]).sum(0)
-    norms = squared.sqrt() / counts
+    each = [torch.linalg.vector_norm(s.flatten(1), dim=1, dtype=torch.float64) for s in sums]
+    norms = torch.linalg.vector_norm(torch.stack(each), dim=0) / counts
     factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0) / counts
-    factors = torch.where(norms.isfinite(), factors, torch.zeros_like(factors)).to(sums[0].dtype)
+    finite = norms.isfinite()
+    if not finite.all():
+        factors, sums = factors[finite], [s[finite] for s in sums]
     for into, s in zip(total, sums, strict=True):
-        kept = s.flatten(1)[norms.isfinite()]
-        into += (factors[norms.isfinite()] @ kept).view_as(into)
+        into += (factors.to(s.dtype) @ s.flatten(1)).view_as(into)
 
 
 def _groups(sizes: torch.Tensor, at_once: int) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -94,6 +94,7 @@ def generator_mechanism(config: Config, cache: Cache) -> Mechanism:
         steps=config.gan.epochs * per_epoch,
         accountant=privacy.accountant,
         cache=cache,
+        section="gan.privacy",
     )
 
 

@@ -36,6 +36,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     device = devices.prepare(config.runtime)
     patches = PatchSet.load(inputs["patches"]).joined(PatchSet.load(inputs["synthetic"]))
     sets = image_sets(patches)
+    if "train" not in sets:
+        raise UserError(
+            f"dataset={config.dataset.name} has no training patches to set the synthetic ones beside; add a source "
+            "whose role is development"
+        )
     pairs = _pairs(config, sets)
     spaces, missing = _open(config, device, output)
     comparisons: list[Comparison] = []
@@ -48,6 +53,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         )  # fmt: skip
     _table(comparisons).to_csv(output.folder / "distances.csv", index=False)
     flipped = [name for name in features if features[name].shape[1] == FLIPS]
+    if not len(_held_out(config, patches, sets)):
+        missing["memorization"] = (
+            f"memorisation is left out: dataset={config.dataset.name} has no {' or '.join(config.evaluation.held_out)} "
+            "patches of held-out patients"
+        )
     memory = _memorization(config, patches, {name: features[name] for name in flipped}, output)
     wrapped = {name: int((wrapped_pixels(patches.images[s.positions]) > 0).sum()) for name, s in sets.items()}
     _figure(config, patches, sets, comparisons, memory, missing, output)
@@ -112,10 +122,7 @@ def _memorization(
 ) -> dict[str, Any]:
     """Membership AUC in each space, nearest.csv, and a page of the pairs that are most alike."""
     train, made = patches.rows("train"), patches.rows(synthetic.SOURCE)
-    held = np.sort(np.concatenate([patches.rows(split) for split in config.evaluation.held_out]))
-    external = image_sets(patches).get("external")
-    if external is not None:
-        held = np.setdiff1d(held, external.positions)
+    held = _held_out(config, patches, image_sets(patches))
     if not len(held):
         return {}
     found: dict[str, Any] = {}
@@ -143,6 +150,12 @@ def _memorization(
         write_png(output.folder / f"nearest_{space}.png", encoded(page))
     pd.concat(tables).to_csv(output.folder / "nearest.csv", index=False, float_format="%.6f")
     return found
+
+
+def _held_out(config: Config, patches: PatchSet, sets: Mapping[str, ImageSet]) -> np.ndarray:
+    """Positions of the patients that training patients are compared with: of the same source, not an external one's."""
+    return np.sort(np.concatenate([sets[name].positions for name in config.evaluation.held_out if name in sets] or
+                                  [patches.rows("nobody")]))  # fmt: skip
 
 
 def membership(
@@ -229,7 +242,7 @@ def _figure(
     table = _figure_table(comparisons, beside_paper=config.dataset.name in PAPER_DATASETS)
     words = [
         f"Membership AUC in {space}: {m['auc']:.3f}"
-        + (f" [{m['low']:.3f}, {m['high']:.3f}]" if m["low"] else "")
+        + (f" [{m['low']:.3f}, {m['high']:.3f}]" if m["low"] is not None else "")
         for space, m in memory.items()
     ]
     words += [f"Left out: {', '.join(missing)}."] if missing else []

@@ -46,10 +46,14 @@ def check_ledger(config: Config, ledger: Ledger) -> None:
             f"{ledger.breaking.study} ({ledger.breaking.why}); change that, or export it all the same with "
             "export.accept=[no_guarantee]: its statement says so"
         )
-    if privacy.is_private and privacy.randomness == "seeded" and "seeded_noise" not in accepted:
+    generator = config.gan.privacy
+    own = privacy.is_private and privacy.randomness == "seeded"
+    generators = config.trains_gan and generator.is_private and generator.randomness == "seeded"
+    if (own or generators) and "seeded_noise" not in accepted:
+        whose, key = ("classifier", "privacy") if own else ("generator", "gan.privacy")
         raise UserError(
-            "this classifier's noise comes from a seed, and whoever learns it can remove the noise; train with "
-            "privacy.randomness=secure, or export it all the same with export.accept=[seeded_noise]"
+            f"this {whose}'s noise comes from a seed, and whoever learns it can remove the noise; train with "
+            f"{key}.randomness=secure, or export it all the same with export.accept=[seeded_noise]"
         )
     if config.warnings and "large_delta" not in accepted:
         raise UserError(f"{config.warnings[0]}, or export it all the same with export.accept=[large_delta]")
@@ -129,14 +133,22 @@ def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
     if weights is not None:  # of public pre-training; without it the head cannot be used
         settings["classifier"]["weights_sha256"] = file_identity(weights, cache)
     if config.experiment.uses_synthetic:
-        settings["synthetic"] = config.synthetic.model_dump(exclude={"root"})
+        settings["synthetic"] = config.synthetic.model_dump(exclude={"root", "seed"})
+    if config.trains_gan:
+        settings["gan"] = config.gan.model_dump(exclude={"seed"})
+        settings["gan"]["privacy"] |= {"public_count": config.generator_count}
+        if not config.gan.privacy.is_private:
+            settings["gan"]["privacy"] = {"epsilon": "inf"}
     if not config.privacy.is_private:
         settings["privacy"] = {"epsilon": "inf", "unit": config.privacy.unit}
     return settings
 
 
 def _privacy(config: Config, record: Mapping[str, Any], ledger: Ledger, cache: Cache) -> dict[str, Any]:
-    found: dict[str, Any] = {key: record[key] for key in MECHANISM_KEYS if key in record}
+    # without a mechanism of the classifier's own, the ledger alone speaks: a private generator may stand behind it
+    found: dict[str, Any] = (
+        {k: record[k] for k in MECHANISM_KEYS if k in record} if config.privacy.is_private else {}
+    )
     if config.privacy.is_private and config.privacy.unit == "image":
         mechanism = Mechanism(
             *(record[k] for k in ("sample_rate", "noise_multiplier", "steps", "sensitivity"))

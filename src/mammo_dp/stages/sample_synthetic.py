@@ -27,6 +27,7 @@ from mammo_dp.progress import track
 from mammo_dp.stages.train_gan import load_generator
 from mammo_dp.training import device as devices
 
+BLOCK = 64  # samples at a time; whole blocks are drawn, so that what is asked for does not change what comes first
 Made = tuple[Lesion, np.ndarray, Box, str]  # record, patch, box in its source, SHA-256 of its source
 
 
@@ -80,13 +81,12 @@ def _drawn(config: Config, artifact: Artifact) -> Iterator[Made]:
     for label in range(CLASSES):
         rng = seeded_generator(settings.seed, f"class {label}", "latents")
         called = CLASSES - 1 - label if settings.swap_labels else label
-        for number in range(0, settings.per_class, config.runtime.batch_size):
-            count = min(config.runtime.batch_size, settings.per_class - number)
-            latents = torch.randn(count, config.gan.latent_dim, generator=rng).to(device)
-            labels = torch.full((count,), label, device=device)
-            patches = resized(sample(generator, latents, labels, batch_size=count).numpy(), size)
-            for position, patch in enumerate(patches):
-                yield _record(number + position, called), patch, Box(0, 0, size, size), origin
+        for first in range(0, settings.per_class, BLOCK):
+            latents = torch.randn(BLOCK, config.gan.latent_dim, generator=rng).to(device)
+            labels = torch.full((BLOCK,), label, device=device)
+            patches = resized(sample(generator, latents, labels, batch_size=BLOCK).numpy(), size)
+            for number, patch in enumerate(patches[: settings.per_class - first], first):
+                yield _record(number, called), patch, Box(0, 0, size, size), origin
 
 
 def _record(number: int, label: int) -> Lesion:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
@@ -59,6 +60,10 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     patches = PatchSet.load(inputs["patches"])
     rows = patches.rows("train")
     check_both_classes(patches, rows, dataset=config.dataset.name)
+    if config.gan.select == "fid" and min(np.bincount(patches.malignant[rows])) < 2:
+        raise UserError(
+            "gan.select=fid needs two training patches of each class at least; set gan.select=epoch"
+        )
     units = units_of(patches, rows, unit=config.gan.privacy.unit, setting="gan.privacy.unit")
     if not config.gan.privacy.is_private:
         units = units_of(patches, rows, unit="image", setting="")  # nobody is protected: plain minibatches

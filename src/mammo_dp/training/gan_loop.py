@@ -114,7 +114,4 @@ def _advice(trainer: GanTrainer, folder: Path) -> str:
         if kept
         else "no generator was kept yet"
     )
-    return (
-        f"{last}; train again with a smaller gan.lr (now {trainer.settings.lr:g}), another gan.norm or gan.seed, or "
-        "with fewer gan.epochs to keep what was learnt by then"
-    )
+    return f"{last}; train again with a smaller gan.lr (now {trainer.settings.lr:g}), another gan.norm or gan.seed"

@@ -1,6 +1,7 @@
 """Feature spaces that images are compared in: a network's features, or radiomics. Features are kept between runs."""
 
 import hashlib
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
+from mammo_dp.artifacts import Artifact
 from mammo_dp.config import Classifier, Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.files import Cache, file_identity, to_json, write_atomic
@@ -18,6 +20,7 @@ from mammo_dp.models.extractors import RADIMAGENET, build_inception, build_radim
 from mammo_dp.progress import track
 from mammo_dp.training.features import all_flips, encoder, inputs_of
 
+VERSION = 1  # raised when the code measures otherwise
 Measure = Callable[[np.ndarray], torch.Tensor]  # (n, size, size) uint8 -> (n, flips or 1, d)
 
 
@@ -32,14 +35,25 @@ class FeatureSpace:
 
     def features(self, patches: PatchSet, cache: Cache) -> torch.Tensor:
         """(n, 4 flips or 1, d) of all patches, computed once for each artifact that they lie in."""
-        content = [a.content_digest for a in {id(a): a for a in patches.artifacts}.values()]
-        key = to_json(
-            {"space": self.name, "identity": self.identity, "flips": self.flips, "patches": content}
-        )
+        artifacts = {id(artifact): artifact for artifact in patches.artifacts}
+        owner = np.array([id(artifact) for artifact in patches.artifacts])
+        parts = {
+            key: self._of_artifact(a, patches.images[owner == key], cache) for key, a in artifacts.items()
+        }
+        first = next(iter(parts.values()))
+        table = torch.empty(len(owner), *first.shape[1:], dtype=first.dtype)
+        for key, part in parts.items():
+            table[torch.from_numpy(owner == key)] = part
+        return table
+
+    def _of_artifact(self, artifact: Artifact, images: np.ndarray, cache: Cache) -> torch.Tensor:
+        libraries = [importlib.metadata.version(name) for name in ("torch", "timm", "torch-fidelity")]
+        identity = {"space": self.name, "identity": self.identity, "flips": self.flips}
+        key = to_json(identity | {"of": artifact.content_digest, "version": VERSION, "libraries": libraries})
         path = cache.folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
         if not path.is_file():
             cache.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save({"features": self.measure(patches.images).contiguous()}))
+            write_atomic(path, save({"features": self.measure(images).contiguous()}))
         return load_file(path)["features"]
 
 
@@ -84,7 +98,7 @@ def _radimagenet(config: Config, device: torch.device, cache: Cache) -> FeatureS
 
 def _inception(config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
     weights = config.evaluation.inception_weights
-    network = build_inception(weights)
+    network = build_inception(weights, device)
 
     def of(part: np.ndarray) -> torch.Tensor:
         grey = torch.from_numpy(part)[:, None].expand(-1, 3, -1, -1)
