@@ -48,11 +48,12 @@ def figure2(
     panel.axis("off")
     if table:
         drawn = panel.table(
-            cellText=[list(row.values()) for row in table], colLabels=list(table[0]), loc="upper center"
+            cellText=[list(row.values()) for row in table],
+            colLabels=list(table[0]),
+            bbox=[-0.14, 0.16, 1.14, 0.84],
         )
         drawn.auto_set_font_size(False)
-        drawn.set_fontsize(7)
-        drawn.auto_set_column_width(list(range(len(table[0]))))
+        drawn.set_fontsize(6.5)
     panel.text(0.0, 0.0, note, fontsize=6.5, va="bottom", wrap=True)
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)

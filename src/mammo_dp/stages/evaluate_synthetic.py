@@ -274,7 +274,7 @@ def _figure_table(comparisons: Sequence[Comparison], *, beside_paper: bool) -> l
 def _number(c: Comparison) -> str:
     if c.mean is None or c.std is None:
         return "too few images"
-    return f"{c.mean:.4g} ± {c.std:.2g}{'*' if c.warning else ''}"
+    return f"{c.mean:.3g} ± {c.std:.2g}{'*' if c.warning else ''}"
 
 
 def _summary(
