@@ -66,8 +66,8 @@ FAULTS = (
         (SAMPLING, UNITS),
     ),
     Fault(
-        "clipping per image at unit=patient", "stages.train_classifier",
-        "return Units.grouped(positions, patients), public", "return Units.of_each(positions), public",
+        "clipping per image at unit=patient", "training.units",
+        "return Units.grouped(positions, patients)", "return Units.of_each(positions)",
         ("tests/stages/test_train_classifier.py",),
     ),
     Fault(
