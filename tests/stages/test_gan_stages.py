@@ -22,7 +22,8 @@ from mammo_dp.stages import train_gan
 
 TINY = (
     "gan.size=16", "gan.generator_channels=[8,4]", "gan.discriminator_channels=[4,8]", "gan.batch_size=8",
-    "gan.epochs=4", "gan.checkpoint_every=2", "synthetic.per_class=12", "evaluation=default", "evaluation.bootstrap=50", "recipe=dp_gd",
+    "gan.epochs=4", "gan.checkpoint_every=2", "synthetic.per_class=12", "evaluation=default",
+    "evaluation.bootstrap=50", "recipe=dp_gd",
 )  # fmt: skip
 
 
