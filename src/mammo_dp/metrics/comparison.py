@@ -9,6 +9,7 @@ import numpy as np
 from mammo_dp.metrics.frechet import NEIGHBOURS, frechet_distance, kernel_distance, precision_recall
 from mammo_dp.metrics.radiomics import radiomics_distance
 from mammo_dp.metrics.subsets import patient_parts
+from mammo_dp.progress import track
 
 CLASSES = {"all": None, "benign": 0, "malignant": 1}
 
@@ -77,7 +78,6 @@ def compare(
     space: str,
     parts: int,
     seed: int,
-    progress: Callable[[Sequence[tuple[str, str]]], Sequence[tuple[str, str]]] = lambda pairs: pairs,
 ) -> list[Comparison]:
     """features: (n, d) of all images. Distances of `pairs` of sets between their random parts.
 
@@ -87,7 +87,7 @@ def compare(
     measure = _radiomics_metrics if space == "radiomics" else _network_metrics
     split = {name: patient_parts(s.patients, parts=parts, seed=seed) for name, s in sets.items()}
     found = []
-    for first, second in progress(pairs):
+    for first, second in track(pairs, f"distances in {space}"):
         chosen = list(combinations(range(parts), 2)) if first == second else [(k, k) for k in range(parts)]
         for label, value in CLASSES.items():
 

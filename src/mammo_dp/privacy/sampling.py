@@ -104,3 +104,11 @@ class ShuffledBatches:
             self.left = torch.randperm(self.units, generator=self.generator)
         batch, self.left = self.left[: self.batch_size], self.left[self.batch_size :]
         return batch
+
+
+NONE_LEFT = torch.empty(0, dtype=torch.int64)
+
+
+def left_of(batches: PoissonBatches | FullBatch | ShuffledBatches | None) -> torch.Tensor:
+    """What a checkpoint keeps of an epoch's order: nothing where batches follow from a generator alone."""
+    return batches.left if isinstance(batches, ShuffledBatches) else NONE_LEFT

@@ -16,7 +16,6 @@ from mammo_dp.errors import UserError
 from mammo_dp.metrics.artefacts import wrapped_pixels
 from mammo_dp.metrics.comparison import Comparison, ImageSet, compare
 from mammo_dp.metrics.memorization import Nearest, membership_auc, nearest
-from mammo_dp.progress import track
 from mammo_dp.reporting.figure2 import PAPER_DATASETS, figure2, paper_value
 from mammo_dp.reporting.mosaic import mosaic
 from mammo_dp.training import device as devices
@@ -49,16 +48,20 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         features[space.name] = space.features(patches, output.cache)
         comparisons += compare(
             sets, pairs, features[space.name][:, 0].numpy(), space=space.name, parts=config.evaluation.subsets,
-            seed=config.evaluation.seed, progress=lambda pairs, s=space: list(track(pairs, f"distances in {s.name}")),
+            seed=config.evaluation.seed,
         )  # fmt: skip
     _table(comparisons).to_csv(output.folder / "distances.csv", index=False)
     flipped = [name for name in features if features[name].shape[1] == FLIPS]
-    if not len(_held_out(config, patches, sets)):
+    held = [sets[name].positions for name in config.evaluation.held_out if name in sets]
+    memory: dict[str, Any] = {}
+    if held:
+        kept = {name: features[name] for name in flipped}
+        memory = _memorization(config, patches, kept, np.sort(np.concatenate(held)), output)
+    else:
         missing["memorization"] = (
             f"memorisation is left out: dataset={config.dataset.name} has no {' or '.join(config.evaluation.held_out)} "
             "patches of held-out patients"
         )
-    memory = _memorization(config, patches, {name: features[name] for name in flipped}, output)
     wrapped = {name: int((wrapped_pixels(patches.images[s.positions]) > 0).sum()) for name, s in sets.items()}
     _figure(config, patches, sets, comparisons, memory, missing, output)
     return StageResult(
@@ -118,13 +121,13 @@ def _pixels(patches: PatchSet) -> torch.Tensor:
 
 
 def _memorization(
-    config: Config, patches: PatchSet, features: Mapping[str, torch.Tensor], output: Output
+    config: Config, patches: PatchSet, features: Mapping[str, torch.Tensor], held: np.ndarray, output: Output
 ) -> dict[str, Any]:
-    """Membership AUC in each space, nearest.csv, and a page of the pairs that are most alike."""
+    """Membership AUC in each space, nearest.csv, and a page of the pairs that are most alike.
+
+    held: positions of the patients that training patients are compared with.
+    """
     train, made = patches.rows("train"), patches.rows(synthetic.SOURCE)
-    held = _held_out(config, patches, image_sets(patches))
-    if not len(held):
-        return {}
     found: dict[str, Any] = {}
     tables = []
     for space, table in features.items():
@@ -150,12 +153,6 @@ def _memorization(
         write_png(output.folder / f"nearest_{space}.png", encoded(page))
     pd.concat(tables).to_csv(output.folder / "nearest.csv", index=False, float_format="%.6f")
     return found
-
-
-def _held_out(config: Config, patches: PatchSet, sets: Mapping[str, ImageSet]) -> np.ndarray:
-    """Positions of the patients that training patients are compared with: of the same source, not an external one's."""
-    return np.sort(np.concatenate([sets[name].positions for name in config.evaluation.held_out if name in sets] or
-                                  [patches.rows("nobody")]))  # fmt: skip
 
 
 def membership(

@@ -18,10 +18,12 @@ from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import (
+    NONE_LEFT,
     FullBatch,
     PoissonBatches,
     Randomness,
     ShuffledBatches,
+    left_of,
 )
 from mammo_dp.privacy.units import Units
 from mammo_dp.progress import track
@@ -103,7 +105,7 @@ class HeadTrainer:
             return PoissonBatches(count, self.plan.mechanism.sample_rate, self.batches_rng)
         if self.recipe.batch_size is None or self.plan.mechanism is not None:
             return FullBatch(count)
-        return ShuffledBatches(count, self.recipe.batch_size, self.batches_rng, _NONE_LEFT)
+        return ShuffledBatches(count, self.recipe.batch_size, self.batches_rng, NONE_LEFT)
 
     def _public_batches(self) -> FullBatch | ShuffledBatches | None:
         if self.public is None:
@@ -111,7 +113,7 @@ class HeadTrainer:
         count, batch_size = len(self.public.units), self.recipe.batch_size
         if batch_size is None:
             return FullBatch(count)
-        return ShuffledBatches(count, batch_size, self.public_rng, _NONE_LEFT)
+        return ShuffledBatches(count, batch_size, self.public_rng, NONE_LEFT)
 
     def step(self) -> None:
         """Draw a batch, sum its clipped gradients, add noise, move the head."""
@@ -214,8 +216,8 @@ class HeadTrainer:
             "step": self.step_number,
             "head": self.head.state_dict(),
             "optimizer": self.inner.state_dict(),
-            "left": _left(self.batches),
-            "public_left": _left(self.public_batches),
+            "left": left_of(self.batches),
+            "public_left": left_of(self.public_batches),
             "average": self.average,
             "averaged": self.averaged,
             "best": self.best.__dict__,
@@ -243,11 +245,6 @@ class HeadTrainer:
 
 
 _STREAMS = ("batches_rng", "noise_rng", "public_rng")
-_NONE_LEFT = torch.empty(0, dtype=torch.int64)
-
-
-def _left(batches: PoissonBatches | FullBatch | ShuffledBatches | None) -> torch.Tensor:
-    return batches.left if isinstance(batches, ShuffledBatches) else _NONE_LEFT
 
 
 def train(

@@ -21,7 +21,14 @@ from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
 from mammo_dp.privacy.network_gradients import check_no_batch_statistics, unit_gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.planning import Plan
-from mammo_dp.privacy.sampling import FullBatch, PoissonBatches, Randomness, ShuffledBatches
+from mammo_dp.privacy.sampling import (
+    NONE_LEFT,
+    FullBatch,
+    PoissonBatches,
+    Randomness,
+    ShuffledBatches,
+    left_of,
+)
 from mammo_dp.privacy.units import Units
 from mammo_dp.training import checkpoint
 
@@ -111,7 +118,7 @@ class GanTrainer:
     def _batches(self) -> PoissonBatches | FullBatch | ShuffledBatches:
         mechanism, count = self.plan.mechanism, len(self.units)
         if mechanism is None:
-            return ShuffledBatches(count, self.settings.batch_size, self.batches_rng, _none_left())
+            return ShuffledBatches(count, self.settings.batch_size, self.batches_rng, NONE_LEFT)
         if mechanism.is_full_batch:
             return FullBatch(count)
         return PoissonBatches(count, mechanism.sample_rate, self.batches_rng)
@@ -158,9 +165,9 @@ class GanTrainer:
     ) -> None:
         groups = list(self.units.by_size(chosen))
         sizes = [torch.full((len(g),), g.shape[1], dtype=torch.int64) for g in groups]
-        positions = torch.cat([g.flatten() for g in groups] or [_none_left()])
+        positions = torch.cat([g.flatten() for g in groups] or [NONE_LEFT])
         real, labels_of_real, target = self._real(positions)
-        each = torch.cat(sizes or [_none_left()])
+        each = torch.cat(sizes or [NONE_LEFT])
         self._set_gradients(self._clipped_sum((real, labels_of_real), _on_one_real, target, each))
         self.generated = (generated, labels)
         self.private.step()  # noise and scale, then _add_generated, then Adam
@@ -284,7 +291,7 @@ class GanTrainer:
             "discriminator": self.discriminator.state_dict(),
             "generator_adam": self.generator_adam.state_dict(),
             "discriminator_adam": self.discriminator_adam.state_dict(),
-            "left": self.batches.left if isinstance(self.batches, ShuffledBatches) else _none_left(),
+            "left": left_of(self.batches),
             "losses": self.losses,
             "certain_epochs": self.certain_epochs,
             "best": (self.best_distance, self.best_epoch),
@@ -346,7 +353,3 @@ def check_not_alike(samples: torch.Tensor, labels: torch.Tensor) -> None:
                 f"all samples of the class {('benign', 'malignant')[int(label)]} are alike (standard deviation "
                 f"{spread:.2f} of 255 grey levels): the generator has collapsed"
             )
-
-
-def _none_left() -> torch.Tensor:
-    return torch.empty(0, dtype=torch.int64)
