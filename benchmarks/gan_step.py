@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from mammo_dp import cli
-from mammo_dp.config import Gan
 from mammo_dp.files import Cache
 from mammo_dp.models.mcgan import Convolution, TransposedConvolution, build_gan
 from mammo_dp.privacy.planning import make_generator_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
+from mammo_dp.sections import Gan
 from mammo_dp.training import device as devices
 from mammo_dp.training.gan import GanTrainer
 

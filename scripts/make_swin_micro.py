@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
-from mammo_dp.config import Classifier, config_dir
+from mammo_dp.config import config_dir
 from mammo_dp.models.classifier import build_body, feature_size
+from mammo_dp.sections import Classifier
 from mammo_dp.training.features import inputs_of
 
 HARMONICS = np.arange(2, 13)

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mammo_dp.config import Duplicates
 from mammo_dp.data.patches import Box, aspect_change
+from mammo_dp.sections import Duplicates
 
 SAME_PICTURE = 2  # grey levels of 255 by which no pixel of two thumbnails may differ more
 SAME_LESION = 0.5  # intersection over union of the boxes, from here on

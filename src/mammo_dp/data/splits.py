@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
-from mammo_dp.config import Dataset, Source
 from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.errors import UserError
+from mammo_dp.sections import Dataset, Source
 
 
 @cache

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mammo_dp.config import Classifier, Recipe
 from mammo_dp.errors import UserError
 from mammo_dp.models.download import check_reachable
+from mammo_dp.sections import Classifier, Recipe
 
 HUB_FILE = "model.safetensors"
 CLASSES = 2  # benign 0, malignant 1

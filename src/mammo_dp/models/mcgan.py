@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mammo_dp.config import Gan
+from mammo_dp.sections import Gan
 
 CLASSES = 2  # benign 0, malignant 1
 # Positions below which a convolution with many channels is faster as one matrix product on a CPU: 0.24 against 0.41 s

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from mammo_dp.config import GanPrivacy, Privacy
 from mammo_dp.files import Cache
 from mammo_dp.privacy.events import Adjacency
 from mammo_dp.privacy.loss_distribution import cross_check
 from mammo_dp.privacy.planning import Plan
+from mammo_dp.sections import GanPrivacy, Privacy
 
 
 def mechanism_record(

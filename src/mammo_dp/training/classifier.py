@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from mammo_dp.artifacts import Output
-from mammo_dp.config import Recipe
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.privacy.gradients import gradient_sum
@@ -27,6 +26,7 @@ from mammo_dp.privacy.sampling import (
 )
 from mammo_dp.privacy.units import Units
 from mammo_dp.progress import track
+from mammo_dp.sections import Recipe
 from mammo_dp.training import checkpoint
 from mammo_dp.training.features import FeatureSource
 

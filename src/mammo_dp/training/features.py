@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mammo_dp.config import Classifier
 from mammo_dp.data.transforms import FLIPS, flip, to_inputs
+from mammo_dp.sections import Classifier
 
 
 class FeatureSource(Protocol):

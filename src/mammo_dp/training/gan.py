@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mammo_dp.config import Gan, Runtime
 from mammo_dp.data.augmentation import random_views
 from mammo_dp.errors import UserError
 from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
@@ -30,6 +29,7 @@ from mammo_dp.privacy.sampling import (
     left_of,
 )
 from mammo_dp.privacy.units import Units
+from mammo_dp.sections import Gan, Runtime
 from mammo_dp.training import checkpoint
 
 CERTAIN = 1e-3  # loss on generated images below which the discriminator is certain of all of them

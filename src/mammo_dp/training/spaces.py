@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file, save
 
 from mammo_dp.artifacts import Artifact
-from mammo_dp.config import Classifier, Config
+from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.files import Cache, file_identity, to_json, write_atomic
 from mammo_dp.metrics import radiomics
 from mammo_dp.models.classifier import build_body
 from mammo_dp.models.extractors import RADIMAGENET, build_inception, build_radimagenet
 from mammo_dp.progress import track
+from mammo_dp.sections import Classifier
 from mammo_dp.training.features import all_flips, encoder, inputs_of
 
 VERSION = 1  # raised when the code measures otherwise

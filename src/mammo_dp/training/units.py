@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from mammo_dp.config import Unit
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
 from mammo_dp.privacy.units import Units
+from mammo_dp.sections import Unit
 
 
 def units_of(patches: PatchSet, positions: np.ndarray, *, unit: Unit, setting: str) -> Units:

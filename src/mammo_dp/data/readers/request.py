@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mammo_dp.config import Abnormality
 from mammo_dp.files import Cache
+from mammo_dp.sections import Abnormality
 
 
 @dataclass(frozen=True)

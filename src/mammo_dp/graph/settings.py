@@ -1,0 +1,115 @@
+"""For each stage: the settings that change its result, what it reads, and the label of its folder."""
+
+from typing import Any
+
+from mammo_dp.config import Config
+from mammo_dp.graph.stage import Input
+
+
+def dataset_settings(config: Config) -> dict[str, Any]:
+    data = config.dataset
+    settings: dict[str, Any] = {
+        "name": data.name,
+        "sources": {name: {"reader": s.reader, "role": s.role} for name, s in data.sources.items()},
+        "split": data.split,
+        "abnormality": data.abnormality,
+        "duplicates": data.duplicates,
+    }
+    if data.split == "official" or data.abnormality != "mass":
+        settings |= data.model_dump(include={"val_fraction", "test_fraction", "split_seed"})
+    return settings
+
+
+def classifier_settings(config: Config) -> dict[str, Any]:
+    settings = config.classifier.model_dump(exclude={"weights", "init_seed", "cache_features"})
+    return settings | {"precision": config.runtime.precision}
+
+
+def training_settings(config: Config) -> dict[str, Any]:
+    recipe = config.recipe.model_dump()
+    privacy: dict[str, Any] = {"epsilon": config.privacy.epsilon}
+    if config.privacy.is_private:
+        privacy |= config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count}
+        if config.is_full_batch:
+            privacy["accountant"] = "gaussian"  # whichever was asked for
+    else:
+        del recipe["max_grad_norm"]
+        privacy["unit"] = config.privacy.unit  # a patient's images are then averaged
+    settings = {
+        "experiment": config.experiment.name,
+        "recipe": recipe,
+        "privacy": privacy,
+        "seed": config.seed,
+        "dataset": config.dataset.name,
+    }
+    if config.experiment.uses_synthetic:
+        kept = {"val_fraction"} if config.experiment.name == "syn" else set()
+        if config.privacy.is_private:  # without noise the two roles are one
+            kept |= {"role", "weight"} if config.synthetic.role == "public" else {"role"}
+        settings["synthetic"] = config.synthetic.model_dump(include=kept)
+    if not config.classifier.cache_features:
+        settings["classifier"] = classifier_settings(config)
+    return settings
+
+
+def training_inputs(config: Config) -> dict[str, Input]:
+    of_synthetic = (("features_of", "synthetic"),)
+    inputs = {"patches": Input("extract_patches")}
+    if config.experiment.uses_synthetic:
+        inputs["synthetic"] = Input("sample_synthetic")
+    if config.classifier.cache_features:
+        inputs["features"] = Input("extract_features", (("features_of", "patches"),))
+        if config.experiment.uses_synthetic:
+            inputs["synthetic_features"] = Input("extract_features", of_synthetic)
+    return inputs
+
+
+def training_label(config: Config) -> str:
+    patient = "-patient" if config.privacy.unit == "patient" else ""
+    return f"{config.experiment.name}-eps{config.privacy.epsilon:g}{patient}-seed{config.seed}"
+
+
+def generator_settings(config: Config) -> dict[str, Any]:
+    gan = config.gan.model_dump()
+    privacy = gan.pop("privacy")
+    if config.gan.privacy.is_private:
+        gan["privacy"] = privacy | {"public_count": config.generator_count}
+    if config.gan.select != "fid":
+        del gan["select_images"]
+    runtime = config.runtime.model_dump(include={"precision", "compile", "channels_last"})
+    return {"gan": gan, "size": config.patches.size, "runtime": runtime, "dataset": config.dataset.name}
+
+
+def generator_inputs(config: Config) -> dict[str, Input]:
+    inputs = {"patches": Input("extract_patches")}
+    if config.gan.select == "fid":
+        inputs["features"] = Input("extract_features", (("features_of", "patches"),))
+    return inputs
+
+
+def generator_label(config: Config) -> str:
+    privacy = config.gan.privacy
+    patient = "-patient" if privacy.unit == "patient" else ""
+    epsilon = f"-eps{privacy.epsilon:g}{patient}" if privacy.is_private else ""
+    return f"{config.dataset.name}-{config.gan.name}{epsilon}-seed{config.gan.seed}"
+
+
+def synthetic_settings(config: Config) -> dict[str, Any]:
+    kept = {"name", "per_class"}
+    if config.synthetic.name == "mcgan":
+        kept |= {"seed", "epoch", "swap_labels"}
+    else:
+        kept |= {"trained_on"}
+    return {"synthetic": config.synthetic.model_dump(include=kept), "size": config.patches.size}
+
+
+def synthetic_inputs(config: Config) -> dict[str, Input]:
+    return {"generator": Input("train_gan")} if config.synthetic.name == "mcgan" else {}
+
+
+def evaluation_settings(config: Config) -> dict[str, Any]:
+    evaluation = config.evaluation.model_dump(exclude={"inception_weights", "radimagenet_weights"})
+    settings: dict[str, Any] = {"evaluation": evaluation}
+    if "backbone" in config.evaluation.spaces:
+        settings["classifier"] = classifier_settings(config)
+    return settings
