@@ -82,7 +82,7 @@ def main() -> None:
                 )  # fmt: skip
                 for _ in range(plan.steps):
                     trainer.step()
-                head.load_state_dict(trainer.selected()[0])
+                head.load_state_dict(trainer.selection.selected()[0])
                 p_malignant = predict(head, source, testing, test_flips=True)
                 scores.append(binary_metrics(labels[testing], p_malignant)["auroc"])
             means.append(statistics.fmean(scores))

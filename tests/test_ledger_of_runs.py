@@ -212,7 +212,7 @@ def test_export(small, capsys):
     node = Node.of(config_of(*secure))
     bundle = node.folder / "bundle"
     assert sorted(p.name for p in bundle.iterdir()) == [
-        "README.md", "STATEMENT.md", "config.yaml", "model.safetensors", "privacy.json",
+        "README.md", "STATEMENT.md", "config.yaml", "head.safetensors", "privacy.json",
     ]  # fmt: skip
     text = "".join(p.read_text() for p in bundle.iterdir() if p.suffix != ".safetensors")
     for secret in (str(small.root), node.fp8, node.inputs["classifier"].fp8, "\nseed", "auroc", "log.jsonl"):

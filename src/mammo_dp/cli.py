@@ -5,11 +5,9 @@ Exit codes: 0 done; 1 at least one run failed; 2 refused before anything ran, wi
 
 import os
 import re
-import shutil
 import sys
-import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--version" in words:
         print(f"mammo-dp {__version__}")
         return DONE
-    multirun = any(word in ("-m", "--multirun") for word in words)
+    multirun = any(word in ("-m", "--multirun") or word.startswith("sweep=") for word in words)
     words = [word for word in words if word not in ("-m", "--multirun")]
     if any(word.startswith("-") for word in words):
         return _print_by_hydra(words)
@@ -95,9 +93,12 @@ def compose(jobs: Sequence[list[str]]) -> list[Any]:
 
     from mammo_dp.config import config_dir, parse
 
-    foreign = [word for overrides in jobs for word in overrides if word.lstrip("+~").startswith("hydra.")]
+    foreign = [word for run in jobs for word in run if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     if foreign:
-        raise UserError(f"{foreign[0]} is Hydra's own setting and would move results elsewhere; leave it out")
+        raise UserError(
+            f"{foreign[0]} is Hydra's own setting and would move results elsewhere; leave it out (for a sweep: "
+            "hydra/launcher=laptop or slurm, hydra.launcher.KEY=VALUE)"
+        )
     configs = []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for overrides in jobs:
@@ -137,19 +138,6 @@ def _in_one_sentence(error: Exception) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _expand(words: list[str]) -> list[list[str]]:
-    """The jobs of a sweep: each combination of the values given with commas or as choice() and range()."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        overrides = OverridesParser.create().parse_overrides(words)
-        return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
-    except HydraException as error:
-        raise UserError(_in_one_sentence(error)) from None
-
-
 # --- running ----------------------------------------------------------------------------------------------------
 
 
@@ -187,52 +175,85 @@ def _single(words: list[str]) -> int:
 
 
 def _sweep(words: list[str]) -> int:
-    """Compose and check every job before the first one runs, then let Hydra's launcher run them."""
-    jobs = _expand(words)
+    """Compose and check every run before the first one starts, then build wave by wave with Hydra's launcher."""
+    from mammo_dp import pipeline, sweeps
+
+    for_hydra = [word for word in words if word.startswith(("hydra.launcher.", "hydra/launcher="))]
+    jobs = sweeps.expand([word for word in words if word not in for_hydra])
     configs = compose(jobs)
-    for stage in ("status", "report"):
+    for stage in ("status", "clean", "report"):
         if any(config.stage == stage for config in configs):
             raise UserError(
                 f"stage={stage} is no part of a sweep; run it alone: python -m mammo_dp stage={stage}"
             )
-    from mammo_dp import pipeline
-
     _warn(configs)
     nodes = [pipeline.Node.of(config) for config in configs]
     todo: dict[Path, pipeline.Node] = {}
+    asked: dict[Path, list[str]] = {}  # the words that make each of them
     for node, job in zip(nodes, jobs, strict=True):
         try:
             pipeline.check_required(node)
             for step in pipeline.plan(node):
                 todo.setdefault(step.folder, step)
+                asked.setdefault(step.folder, job if step is node else step.words(job))
         except pipeline.MissingInput as error:
             raise UserError(error.sentence(job)) from None
+        asked[node.folder] = job
+    sweeps.account_for(list(todo.values()))
     pipeline.check(list(todo.values()))
+    launcher = sweeps.Launcher(for_hydra, job_of_sweep, Path(configs[0].outputs))
     if any(config.dry_run for config in configs):
         _print_plan(nodes, list(todo.values()))
         return DONE
     if not todo:
         _say(f"all {len(nodes)} runs are finished already, nothing to do")
         return DONE
-    code = _launch(words)
-    failed = [node for node in nodes if node.artifact() is None]
-    if failed:
-        _say(f"{len(failed)} of {len(nodes)} runs failed; python -m mammo_dp lists them with their overrides")
+    _say_left(nodes, todo)
+    requested = {node.folder for node in nodes}
+    failed: set[Path] = set()
+    for wave in sweeps.waves(todo.values()):
+        blocked = {node.folder: sweeps.rests_on(node, failed) for node in wave}
+        for node in wave:
+            if (broken := blocked[node.folder]) is not None:
+                _say(f"{node.name}: left out, since {broken.name} failed")
+        going = [node for node in wave if blocked[node.folder] is None]
+        _launch(launcher, going, {n.folder: [*asked[n.folder], *_helping(n, requested)] for n in going})
+        failed |= {node.folder for node in wave if node.artifact() is None}
+    lost = [node for node in {node.folder: node for node in nodes}.values() if node.artifact() is None]
+    if lost:
+        _say(f"{len(lost)} of {len(nodes)} runs failed; python -m mammo_dp lists them with their overrides")
         return FAILED
     _say(f"all {len(nodes)} runs are finished")
-    return code
+    return DONE
 
 
-def _launch(words: list[str]) -> int:
-    folder = tempfile.mkdtemp(prefix="mammo_dp-sweep-")  # Hydra's multirun.yaml holds paths of outside data
-    # A failed job comes back as its exception instead of ending the process.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        return _hand_to_hydra(["--multirun", *words, f"hydra.sweep.dir={folder}"])
-    except Exception:
-        return FAILED  # already told, by the job itself
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _helping(node: Any, requested: set[Path]) -> list[str]:
+    """What an input is built with beyond its own words."""
+    return [] if node.folder in requested else ["build_inputs=true"]
+
+
+def _launch(launcher: Any, nodes: Sequence[Any], words: dict[Path, list[str]]) -> None:
+    """Run the jobs that build `nodes`; what was lost with a killed worker is tried again while that gets on."""
+    left = list(nodes)
+    while left:
+        try:
+            launcher.launch([words[node.folder] for node in left])
+            return
+        except KeyboardInterrupt:
+            raise
+        except (
+            Exception
+        ) as error:  # a job that fails comes back as a value; this is a worker or a job that was killed
+            _say(f"a process of the sweep was lost ({type(error).__name__})")
+            if launcher.is_cluster:
+                _say(
+                    f"other jobs may still run; the launcher's logs, which hold paths, are in {launcher.root}"
+                )
+                return
+        before = len(left)
+        left = [node for node in left if node.artifact() is None and not node.has_failed()]
+        if len(left) == before:
+            return
 
 
 def _hand_to_hydra(arguments: list[str]) -> int:
@@ -243,7 +264,7 @@ def _hand_to_hydra(arguments: list[str]) -> int:
     command = sys.argv
     sys.argv = [command[0], *arguments]
     try:
-        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(job)()
+        hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")(lambda _: None)()
     except SystemExit as stop:
         return DONE if stop.code in (None, 0) else REFUSED
     finally:
@@ -251,15 +272,17 @@ def _hand_to_hydra(arguments: list[str]) -> int:
     return DONE
 
 
-def job(composed: Any) -> None:
+def job_of_sweep(composed: Any) -> None:
     """One run of a sweep, called by Hydra's launcher in this process or another. Raises if the run fails."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from mammo_dp import pipeline
+    from mammo_dp import pipeline, progress
     from mammo_dp.config import parse
 
     overrides = list(HydraConfig.get().overrides.task)
+    if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
+        progress.silence()  # bars of several processes would overwrite each other
     config = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     node = pipeline.Node.of(config)
     try:
@@ -291,11 +314,15 @@ def _warn(configs: Sequence[Any]) -> None:
 
 
 def _print_plan(nodes: Sequence[Any], todo: Sequence[Any]) -> None:
-    names = {step.name for step in todo}
     for step in todo:
         _say(f"would build {step.name}")
-    finished = sum(node.name not in names for node in nodes)
-    _say(f"{len(todo)} to build, {finished} of {len(nodes)} runs finished")
+    _say_left(nodes, [step.folder for step in todo])
+
+
+def _say_left(nodes: Sequence[Any], todo: Collection[Path]) -> None:
+    wanted = {node.folder for node in nodes}
+    runs = sum(folder in todo for folder in wanted)
+    _say(f"{len(todo)} to build, {len(wanted) - runs} of {len(wanted)} runs finished")
 
 
 def _summarise(artifact: Any) -> None:

@@ -58,6 +58,7 @@ class Config(Section):
     patches: Patches
     classifier: Classifier
     recipe: Recipe
+    pretraining: Recipe  # of synpre, which trains every parameter; its recipe whatever `recipe` is
     privacy: Privacy
     experiment: Experiment
     gan: Gan
@@ -103,9 +104,9 @@ class Config(Section):
     def reads_synthetic(self) -> bool:
         """Whether the stage that is asked for needs synthetic images."""
         if self.stage == "extract_features":
-            return self.features_of == "synthetic"
+            return self.features_of == "synthetic" or self.experiment.continues_synpre
         if self.stage in ("train_classifier", "export"):
-            return self.experiment.uses_synthetic
+            return self.experiment.name != "real"
         return self.stage in ("sample_synthetic", "evaluate_synthetic")
 
     @property
@@ -115,8 +116,27 @@ class Config(Section):
 
     @property
     def validates_on_real(self) -> bool:
-        """Whether an epoch is chosen on validation patients; `syn` holds out synthetic images instead."""
-        return self.recipe.select == "best_val" and self.experiment.uses_real
+        """Whether an epoch is chosen on validation patients; without real images only when that is asked for."""
+        asked = self.experiment.uses_real or self.synthetic.validation == "real"
+        return self.recipe.select == "best_val" and asked
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the classifier trains on features that were computed once."""
+        classifier = self.classifier
+        return classifier.cache_features and classifier.trainable != "all" and classifier.body_mode == "eval"
+
+    @property
+    def synpre(self) -> "Config":
+        """The run `synpre` of the same seed, whose body and head `synpre_realft` starts from."""
+        return self.model_copy(
+            update={
+                "experiment": Experiment(name="synpre"),
+                "recipe": self.pretraining,
+                "classifier": self.classifier.model_copy(update={"trainable": "all", "body_mode": "eval"}),
+                "privacy": self.privacy.model_copy(update={"epsilon": float("inf"), "require": None}),
+            }
+        )
 
     @property
     def is_full_batch(self) -> bool:
@@ -142,7 +162,7 @@ class Config(Section):
     def _best_val_needs_validation(self) -> "Config":
         if self.recipe.select != "best_val":
             return self
-        if self.experiment.name == "syn":
+        if not self.validates_on_real:
             missing = "synthetic.val_fraction" if not self.synthetic.val_fraction else None
         else:
             official = self.dataset.split == "official"
@@ -150,6 +170,22 @@ class Config(Section):
         if missing:
             raise ValueError(
                 f"recipe.select=best_val needs validation images; set {missing}=0.15, or recipe.select=last"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trained_layers_fit_the_recipe(self) -> "Config":
+        recipe, trainable = self.recipe, self.classifier.trainable
+        if trainable == "norm_head" and recipe.normalize_features:
+            raise ValueError(
+                "recipe.normalize_features replaces the normalisation that classifier.trainable=norm_head trains; "
+                "set one of the two, recipe.normalize_features=false or classifier.trainable=head"
+            )
+        starts_from_synpre = self.experiment.continues_synpre and not recipe.zero_init
+        if starts_from_synpre and recipe.normalize_features != self.pretraining.normalize_features:
+            raise ValueError(
+                "synpre_realft goes on from the head of synpre, which was trained on other features: set "
+                "recipe.normalize_features as pretraining.normalize_features, or recipe.zero_init=true"
             )
         return self
 
@@ -230,8 +266,13 @@ class Config(Section):
             return self
         if not self.experiment.uses_real:
             raise ValueError(
-                "experiment=syn trains on no private image, so there is nothing for privacy.epsilon to limit; set "
-                "privacy.epsilon=inf (the ledger says whom the generator has seen)"
+                f"experiment={self.experiment.name} trains on no private image, so there is nothing for "
+                "privacy.epsilon to limit; set privacy.epsilon=inf (the ledger says whom the generator has seen)"
+            )
+        if self.classifier.trainable == "all":
+            raise ValueError(
+                "classifier.trainable=all trains every parameter without privacy; set privacy.epsilon=inf, or "
+                "classifier.trainable=head"
             )
         if self.public_count is None and self.stage in ("train_classifier", "export"):
             raise ValueError(
@@ -264,9 +305,24 @@ def parse(composed: Mapping[str, Any]) -> Config:
     Raises UserError with one line a fault: key, value, what is allowed, nearest spelling.
     """
     try:
-        return Config.model_validate(dict(composed))
+        return Config.model_validate(_as_its_experiment_says(composed))
     except ValidationError as error:
         raise UserError("; ".join(_describe(fault, composed) for fault in error.errors())) from None
+
+
+def _as_its_experiment_says(composed: Mapping[str, Any]) -> dict[str, Any]:
+    """Two setups of the paper fix parts of how they train, whatever recipe is asked for (paper, Sec. 3).
+
+    synpre trains every parameter by the recipe `pretraining`; synpre_realft trains its one linear layer.
+    """
+    name = composed.get("experiment", {}).get("name")
+    changed: dict[str, Any] = {}
+    if name == "synpre":
+        changed["recipe"] = composed.get("pretraining")
+        changed["classifier"] = {**composed.get("classifier", {}), "trainable": "all", "body_mode": "eval"}
+    elif name == "synpre_realft":
+        changed["recipe"] = {**composed.get("recipe", {}), "head": "linear"}
+    return {**composed, **changed}
 
 
 def config_dir() -> Path:

@@ -51,14 +51,17 @@ class Node:
 
     @cached_property
     def collected(self) -> dict[str, Artifact]:
-        if self.stage.collects is None:
-            return {}
-        found = {artifact.folder.name: artifact for artifact in self.store.finished(self.stage.collects)}
-        if not found:
-            raise UserError(
-                f"no finished {self.stage.collects} run in {self.config.outputs}/; "
-                f"run python -m mammo_dp stage={self.stage.collects} first"
-            )
+        """Finished artifacts of the present version, by name."""
+        found: dict[str, Artifact] = {}
+        for name in self.stage.collects:
+            current = [
+                a for a in self.store.finished(name) if a.manifest["stage_version"] == STAGES[name].version
+            ]
+            found |= {artifact.name: artifact for artifact in current}
+            if not found:
+                raise UserError(
+                    f"no finished {name} run in {self.config.outputs}/; run python -m mammo_dp stage={name} first"
+                )
         return found
 
     @cached_property
@@ -99,6 +102,10 @@ class Node:
                 return None
         return found
 
+    def has_failed(self) -> bool:
+        """Whether its last attempt ended in an error, told in error.txt."""
+        return (self.folder / artifacts.ERROR).is_file()
+
     def ledger(self, *, most_images: int | None = None, release: str = "") -> "Ledger":
         """Every touch of private data by this node and by what it reads.
 
@@ -137,6 +144,20 @@ class Node:
         for event in self.stage.events(self.config, self.store.cache):
             yield replace(event, artifact=self.folder.name)
 
+    def words(self, overrides: list[str]) -> list[str]:
+        """The overrides that make this node, from those that make one which reads it."""
+        config, stage = self.config, self.stage
+        groups = {*stage.groups, "outputs"}
+        if stage.name == "extract_features" and not config.experiment.continues_synpre:
+            groups -= {"experiment", "pretraining", "seed"}
+        kept = [o for o in overrides if _key(o).split(".")[0] in groups]
+        if stage.name == "extract_features" and config.features_of != "patches":
+            kept.append(f"features_of={config.features_of}")
+        if stage.name == "train_classifier":  # synpre, for whoever goes on from it
+            kept = [o for o in kept if _key(o) not in ("experiment", "privacy.epsilon")]
+            kept += [f"experiment={config.experiment.name}", "privacy.epsilon=inf"]
+        return [f"stage={stage.name}", *kept]
+
     def walk(self) -> Iterator["Node"]:
         """Inputs before what reads them, each once for each way it is reached."""
         for node in self.inputs.values():
@@ -174,11 +195,7 @@ class MissingInput(UserError):
         super().__init__(f"{wanted.stage.name} reads {missing.name}, which is not there")
 
     def sentence(self, overrides: list[str]) -> str:
-        kept = [o for o in overrides if _key(o).split(".")[0] in (*self.missing.stage.groups, "outputs")]
-        derived = self.missing.config.features_of
-        if derived != "patches" and self.missing.stage.name == "extract_features":
-            kept.append(f"features_of={derived}")
-        command = " ".join(["python -m mammo_dp", f"stage={self.missing.stage.name}", *kept])
+        command = " ".join(["python -m mammo_dp", *self.missing.words(overrides)])
         return f"{self}; make it with: {command}   (or add build_inputs=true)"
 
 

@@ -5,6 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+_silent = False
+
+
+def silence() -> None:
+    """Show no bars from now on: another process may be writing to the same terminal."""
+    global _silent
+    _silent = True
 
 
 def track(
@@ -19,7 +26,7 @@ def track(
 
     `done` of them were finished earlier (a resumed run) and only move the bar. `note` is asked for what else to show.
     """
-    if not sys.stderr.isatty():
+    if _silent or not sys.stderr.isatty():
         yield from items
         return
     from rich.console import Console

@@ -94,6 +94,11 @@ class Classifier(Section):
     input_size: int = Field(ge=16)  # px
     mean: float  # inputs are (x / 255 - mean) / std
     std: float = Field(gt=0)
+    # which parameters train: the head; norm_head: also scale and shift of the body's last normalisation; all: every
+    # one, which needs epsilon=inf
+    trainable: Literal["head", "norm_head", "all"]
+    # of a frozen body in training: eval; train: with stochastic depth, as the published code (never cached)
+    body_mode: Literal["eval", "train"]
     cache_features: bool  # False: every step runs the frozen body on the images
 
     @field_validator("backbone_args")
@@ -103,6 +108,17 @@ class Classifier(Section):
         if taken:
             raise ValueError(f"{taken[0]} is not for backbone_args; weights are named by classifier.weights")
         return given
+
+    @property
+    def body_settings(self) -> dict[str, Any]:
+        """What the features of the body depend on, beside its weights."""
+        return self.model_dump(include={"backbone", "backbone_args", "input_size", "mean", "std"})
+
+    @property
+    def label(self) -> str:
+        """Its name for folders and tables: the backbone, or the file of this package that makes it another one."""
+        packaged = self.weights.startswith("pkg:")
+        return Path(self.weights.removeprefix("pkg:")).stem if packaged else self.backbone
 
     @property
     def weights_file(self) -> Path | None:
@@ -160,15 +176,22 @@ class Privacy(Section):
 
 
 class Experiment(Section):
-    name: Literal["real", "syn", "real_syn"]  # the paper's names of its setups
+    name: Literal["real", "syn", "synpre", "real_syn", "synpre_realft"]  # the paper's names of its setups
 
     @property
     def uses_real(self) -> bool:
-        return self.name != "syn"
+        """Whether real images are trained on."""
+        return self.name in ("real", "real_syn", "synpre_realft")
 
     @property
     def uses_synthetic(self) -> bool:
-        return self.name != "real"
+        """Whether synthetic images are trained on, by the run itself."""
+        return self.name in ("syn", "synpre", "real_syn")
+
+    @property
+    def continues_synpre(self) -> bool:
+        """Whether body and head come from the run `synpre` of the same seed."""
+        return self.name == "synpre_realft"
 
 
 class GanPrivacy(Section):
@@ -241,7 +264,7 @@ class Gan(Section):
 
 
 class Synthetic(Section):
-    """Synthetic masses. They enter a run through the experiments syn and real_syn only."""
+    """Synthetic masses. They enter a run through its experiment only."""
 
     name: Literal["none", "release", "mcgan"]
     root: str | None  # of release: folder; relative to dataset.root, or absolute
@@ -255,7 +278,9 @@ class Synthetic(Section):
     # pooled: they count as private records (the paper); public: their gradients are added without noise
     role: Literal["pooled", "public"]
     weight: float = Field(gt=0)  # of a synthetic image against a real one, where role=public
-    val_fraction: float = Field(ge=0, lt=1)  # held out where experiment=syn chooses an epoch
+    val_fraction: float = Field(ge=0, lt=1)  # held out where syn or synpre chooses an epoch
+    # what syn and synpre choose an epoch on: held-out synthetic images, or real validation patients (the paper)
+    validation: Literal["synthetic", "real"]
     # of release: the patients that its generator was trained on without privacy, a dataset.population
     trained_on: str
 

@@ -38,7 +38,7 @@ def auroc(config, patches, source, labels, truth=None) -> dict[str, float]:
     )  # fmt: skip
     for _ in range(trainer.plan.steps):
         trainer.step()
-    trainer.head.load_state_dict(trainer.selected()[0])
+    trainer.head.load_state_dict(trainer.selection.selected()[0])
     truth = patches.malignant if truth is None else truth
     scores = {}
     for name in ("toy_cbis", "toy_bcdr"):

@@ -33,12 +33,12 @@ def test_the_guard_is_on_in_every_sum(monkeypatch):
     """A layer that folds rows into the batch is caught, whatever it returns."""
     from mammo_dp.privacy import gradients
 
-    original = gradients._LayerGradient.of
+    original = gradients._LinearGradient.of
 
     def folded(a, g):
         return original(a.flatten(0, 1)[:, None], g.flatten(0, 1)[:, None])
 
-    monkeypatch.setattr(gradients._LayerGradient, "of", staticmethod(folded))
+    monkeypatch.setattr(gradients._LinearGradient, "of", staticmethod(folded))
     head = nn.Sequential(nn.Linear(5, 2))
     with pytest.raises(ValueError, match="12 per-unit gradients for 3 units"):
         gradient_sum(head, torch.randn(3, 4, 5), torch.zeros(3, 4, dtype=torch.int64), max_grad_norm=1.0)

@@ -97,5 +97,5 @@ def test_without_replayed_noise_bundles_differ(tmp_path):
 
     small = study(12)
     first, second = (bundle(small, config(12), tmp_path / "run") for _ in range(2))
-    assert first["model.safetensors"] != second["model.safetensors"]
-    assert {name for name in first if first[name] != second[name]} == {"model.safetensors"}
+    assert first["head.safetensors"] != second["head.safetensors"]
+    assert {name for name in first if first[name] != second[name]} == {"head.safetensors"}

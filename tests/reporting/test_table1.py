@@ -48,7 +48,7 @@ def test_paper_numbers():
     assert paper.score("real", 60, "cbis_ddsm", "auprc_benign") == (0.721, 0.011)
     assert paper.score("real", 3, "cbis_ddsm", "auroc") is None
     assert [e for e, _ in paper.curve("real", "bcdr", "auroc")] == [1, 6, 12, 20, 60, float("inf")]
-    assert len(paper._ROWS) == 18
+    assert len(paper.ROWS) == 18
 
 
 def test_page_is_self_contained_and_escapes():

@@ -17,8 +17,9 @@ from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.planning import Plan, make_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict, train
+from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict
 from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
+from mammo_dp.training.loop import train
 from tests.conftest import config_of
 
 
@@ -73,7 +74,10 @@ def test_resume_at_any_step_is_bit_identical(tmp_path, epsilon, recipe):
         while second.step_number < second.plan.steps:
             second.step()
         assert torch.equal(weights(second), weights(whole))
-        assert all(torch.equal(a, whole.selected()[0][k]) for k, a in second.selected()[0].items())
+        assert all(
+            torch.equal(a, whole.selection.selected()[0][k])
+            for k, a in second.selection.selected()[0].items()
+        )
 
 
 def test_an_empty_batch_is_a_noisy_step(tmp_path):
@@ -103,7 +107,7 @@ def test_average_is_the_mean_of_the_second_half(tmp_path):
     for _ in range(6):
         trainer.step()
         seen.append(trainer.head.state_dict()["0.weight"].clone())
-    torch.testing.assert_close(trainer.selected()[0]["0.weight"], torch.stack(seen[3:]).mean(0))
+    torch.testing.assert_close(trainer.selection.selected()[0]["0.weight"], torch.stack(seen[3:]).mean(0))
 
 
 def test_best_val_takes_the_highest_auprc_and_breaks_ties_by_loss(tmp_path):
@@ -116,9 +120,9 @@ def test_best_val_takes_the_highest_auprc_and_breaks_ties_by_loss(tmp_path):
         (np.array([0.3, 0.3, 0.6, 0.6]), "perfect, less sure"),
     ]
     for number, (p_malignant, _) in enumerate(offers):
-        trainer.step_number = number
-        trainer.consider(labels, p_malignant)
-    assert trainer.best.step == 2
+        trainer.selection.after_step(number)
+        trainer.selection.consider(labels, p_malignant)
+    assert trainer.selection.best_step == 2
 
 
 def test_only_eligible_epochs_are_validated(tmp_path):

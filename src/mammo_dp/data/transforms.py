@@ -12,13 +12,19 @@ def to_inputs(images: np.ndarray, *, size: int, mean: float, std: float) -> torc
 
     Resized with cv2 INTER_AREA on 8 bit and repeated over three channels, as in the paper's published code.
     """
-    resized = [
-        image
-        if image.shape == (size, size)
-        else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-        for image in images
-    ]
-    grey = torch.from_numpy(np.stack(resized)).to(torch.float32).div_(255).sub_(mean).div_(std)
+    return scaled(torch.from_numpy(square(images, size)), mean=mean, std=std)
+
+
+def square(images: np.ndarray, size: int) -> np.ndarray:
+    """(n, h, w) uint8 -> (n, size, size) uint8 by cv2 INTER_AREA."""
+    if images.shape[1:] == (size, size):
+        return images
+    return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images])
+
+
+def scaled(images: torch.Tensor, *, mean: float, std: float) -> torch.Tensor:
+    """(n, s, s) uint8 -> (n, 3, s, s) float32, (x / 255 - mean) / std, on the images' device."""
+    grey = images.to(torch.float32).div_(255).sub_(mean).div_(std)
     return grey[:, None].expand(-1, 3, -1, -1).contiguous()
 
 

@@ -6,7 +6,7 @@ from mammo_dp.graph.stage import Input, Stage
 __all__ = ["STAGES", "Input", "Stage"]
 
 GENERATOR_GROUPS = ("dataset", "patches", "gan", "privacy", "runtime", "classifier")
-TRAINING_GROUPS = (*GENERATOR_GROUPS, "experiment", "recipe", "synthetic", "seed")
+TRAINING_GROUPS = (*GENERATOR_GROUPS, "experiment", "recipe", "pretraining", "synthetic", "seed")
 
 
 STAGES: dict[str, Stage] = {
@@ -76,25 +76,18 @@ STAGES: dict[str, Stage] = {
             summary="patches -> features of the frozen backbone, for all four flips",
             module="mammo_dp.stages.extract_features",
             version=1,
-            groups=(*GENERATOR_GROUPS, "synthetic"),
-            label=lambda config: "-".join(
-                [
-                    config.dataset.name if config.features_of == "patches" else "synthetic",
-                    config.classifier.backbone,
-                ]
-            ),
-            settings=lambda config: {"classifier": settings.classifier_settings(config)},
+            groups=(*GENERATOR_GROUPS, "synthetic", "experiment", "pretraining", "seed"),
+            label=settings.feature_label,
+            settings=settings.feature_settings,
             events=events.no_events,
-            upstream=lambda config: {
-                "patches": Input("extract_patches" if config.features_of == "patches" else "sample_synthetic")
-            },
-            outside=outside.weights,
+            upstream=settings.feature_inputs,
+            outside=outside.backbone_weights,
         ),
         Stage(
             name="train_classifier",
             summary="patches and features -> a benign/malignant classifier, private at any finite epsilon",
             module="mammo_dp.stages.train_classifier",
-            version=2,
+            version=3,
             groups=TRAINING_GROUPS,
             label=settings.training_label,
             settings=settings.training_settings,
@@ -102,19 +95,19 @@ STAGES: dict[str, Stage] = {
             assumptions=events.training_assumptions,
             upstream=settings.training_inputs,
             outside=lambda config, store: (
-                {} if config.classifier.cache_features else outside.weights(config, store)
+                {} if config.reads_features else outside.backbone_weights(config, store)
             ),
         ),
         Stage(
             name="report",
             summary="all finished classifiers -> Table 1 beside the paper's, curves, one HTML page",
             module="mammo_dp.stages.report",
-            version=3,
+            version=4,
             groups=(),
             label=lambda config: "table1",
             settings=lambda config: {},
             events=events.no_events,  # beyond those of the runs it collects, which count together
-            collects="train_classifier",
+            collects=("train_classifier", "evaluate_synthetic"),
         ),
         Stage(
             name="export",
@@ -125,7 +118,7 @@ STAGES: dict[str, Stage] = {
             label=settings.training_label,
             settings=lambda config: {"accept": sorted(config.export.accept)},
             events=events.no_events,
-            upstream=lambda config: {"classifier": Input("train_classifier")},
+            upstream=lambda config: {"classifier": Input("train_classifier"), **settings.body_input(config)},
             optional=True,
         ),
     )

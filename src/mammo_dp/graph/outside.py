@@ -76,6 +76,11 @@ def weights(config: Config, store: Store) -> dict[str, str]:
     return {"weights": files.file_identity(path, store.cache)}
 
 
+def backbone_weights(config: Config, store: Store) -> dict[str, str]:
+    """Of the weights that a run starts from; those of synpre are an artifact, not from outside."""
+    return {} if config.experiment.continues_synpre else weights(config, store)
+
+
 def evaluation_weights(config: Config, store: Store) -> dict[str, str]:
     """Identity of each feature space's weights or library. What is not there is left out of the evaluation."""
     from mammo_dp.metrics import radiomics  # quick to import

@@ -4,6 +4,7 @@ from typing import Any
 
 from mammo_dp.config import Config
 from mammo_dp.graph.stage import Input
+from mammo_dp.sections import Classifier, Experiment
 
 
 def dataset_settings(config: Config) -> dict[str, Any]:
@@ -21,8 +22,34 @@ def dataset_settings(config: Config) -> dict[str, Any]:
 
 
 def classifier_settings(config: Config) -> dict[str, Any]:
-    settings = config.classifier.model_dump(exclude={"weights", "init_seed", "cache_features"})
-    return settings | {"precision": config.runtime.precision}
+    return config.classifier.body_settings | {"precision": config.runtime.precision}
+
+
+def feature_settings(config: Config) -> dict[str, Any]:
+    settings: dict[str, Any] = {"classifier": classifier_settings(config)}
+    if config.classifier.trainable == "norm_head":
+        settings["last_norm"] = "without scale and shift"
+    return settings
+
+
+def feature_label(config: Config) -> str:
+    whose = config.dataset.name if config.features_of == "patches" else "synthetic"
+    after = f"-synpre-seed{config.seed}" if config.experiment.continues_synpre else ""
+    return f"{whose}-{config.classifier.label}{after}"
+
+
+def feature_inputs(config: Config) -> dict[str, Input]:
+    inputs = {"patches": Input("extract_patches" if config.features_of == "patches" else "sample_synthetic")}
+    return inputs | body_input(config)
+
+
+def body_input(config: Config) -> dict[str, Input]:
+    """The run synpre that another setup goes on from."""
+    if not config.experiment.continues_synpre:
+        return {}
+    before = config.synpre
+    changed = ("experiment", "recipe", "classifier", "privacy")
+    return {"body": Input("train_classifier", tuple((key, getattr(before, key)) for key in changed))}
 
 
 def training_settings(config: Config) -> dict[str, Any]:
@@ -34,7 +61,8 @@ def training_settings(config: Config) -> dict[str, Any]:
             privacy["accountant"] = "gaussian"  # whichever was asked for
     else:
         del recipe["max_grad_norm"]
-        privacy["unit"] = config.privacy.unit  # a patient's images are then averaged
+        if config.experiment.uses_real:
+            privacy["unit"] = config.privacy.unit  # a patient's images are then averaged
     settings = {
         "experiment": config.experiment.name,
         "recipe": recipe,
@@ -43,21 +71,27 @@ def training_settings(config: Config) -> dict[str, Any]:
         "dataset": config.dataset.name,
     }
     if config.experiment.uses_synthetic:
-        kept = {"val_fraction"} if config.experiment.name == "syn" else set()
+        kept = set()
+        if not config.experiment.uses_real and config.recipe.select == "best_val":
+            kept = {"validation"} if config.validates_on_real else {"validation", "val_fraction"}
         if config.privacy.is_private:  # without noise the two roles are one
             kept |= {"role", "weight"} if config.synthetic.role == "public" else {"role"}
         settings["synthetic"] = config.synthetic.model_dump(include=kept)
-    if not config.classifier.cache_features:
+    if config.classifier.trainable != "head":
+        settings["trainable"] = config.classifier.trainable
+    if not config.reads_features:
         settings["classifier"] = classifier_settings(config)
+        if config.classifier.trainable != "all":
+            settings["classifier"]["body_mode"] = config.classifier.body_mode
     return settings
 
 
 def training_inputs(config: Config) -> dict[str, Input]:
     of_synthetic = (("features_of", "synthetic"),)
-    inputs = {"patches": Input("extract_patches")}
+    inputs = {"patches": Input("extract_patches"), **body_input(config)}
     if config.experiment.uses_synthetic:
         inputs["synthetic"] = Input("sample_synthetic")
-    if config.classifier.cache_features:
+    if config.reads_features:
         inputs["features"] = Input("extract_features", (("features_of", "patches"),))
         if config.experiment.uses_synthetic:
             inputs["synthetic_features"] = Input("extract_features", of_synthetic)
@@ -83,8 +117,18 @@ def generator_settings(config: Config) -> dict[str, Any]:
 def generator_inputs(config: Config) -> dict[str, Input]:
     inputs = {"patches": Input("extract_patches")}
     if config.gan.select == "fid":
-        inputs["features"] = Input("extract_features", (("features_of", "patches"),))
+        # features of the backbone as it was given, whatever setup the generator is for: synpre would rest on itself
+        own = (
+            ("features_of", "patches"),
+            ("experiment", Experiment(name="real")),
+            ("classifier", _plain(config)),
+        )
+        inputs["features"] = Input("extract_features", own)
     return inputs
+
+
+def _plain(config: Config) -> Classifier:
+    return config.classifier.model_copy(update={"trainable": "head", "body_mode": "eval"})
 
 
 def generator_label(config: Config) -> str:

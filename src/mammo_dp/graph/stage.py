@@ -15,7 +15,7 @@ class Input:
     """What a stage reads: another stage, under its own configuration with `changes` to the top level."""
 
     stage: str
-    changes: tuple[tuple[str, str], ...] = ()
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,5 @@ class Stage:
     outside: Callable[[Config, Store], dict[str, str]] = lambda config, store: {}  # identity of outside data
     assumptions: Callable[[Config], Iterable[str]] = lambda config: ()  # what the guarantee rests on
     optional: bool = False  # nobody needs it who does not ask for it
-    collects: str | None = None  # reads every finished artifact of this stage instead of upstream nodes
+    # reads every finished artifact of these stages instead of upstream nodes; of the first there must be one
+    collects: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
-"""The classifier: a frozen timm backbone (the body) and a head on its pooled features."""
+"""The classifier: a timm backbone (the body) and a head on its pooled features."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import timm
@@ -11,23 +12,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from mammo_dp.config import Config
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache, file_identity
+from mammo_dp.layers import Affine
 from mammo_dp.models.download import check_reachable
 from mammo_dp.sections import Classifier, Recipe
 
+HEAD, BODY = (
+    "head.safetensors",
+    "body.safetensors",
+)  # of a trained classifier; the body where it was trained too
 HUB_FILE = "model.safetensors"
 CLASSES = 2  # benign 0, malignant 1
+LAST_NORMS = ("norm", "head.norm", "fc_norm")  # timm's names
 
 
-def build_body(settings: Classifier) -> nn.Module:
+def build_body(settings: Classifier, trained: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
     """The backbone without its classification layer, frozen, in eval mode: (n, 3, s, s) -> (n, d) pooled features.
 
+    `trained`: the weights of a body that was trained here, instead of those that the settings name.
     Raises UserError if timm does not know the model or the weights are missing or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.init_seed)
         body = _create(settings)
-    if settings.weights != "none":
+    if trained is not None:
+        body.load_state_dict(dict(trained), strict=True)
+    elif settings.weights != "none":
         load_weights(body, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone)
     return body.eval().requires_grad_(False)
 
@@ -35,6 +47,39 @@ def build_body(settings: Classifier) -> nn.Module:
 def feature_size(body: nn.Module) -> int:
     """Length d of the body's feature vector."""
     return int(body.num_features)  # type: ignore[arg-type]
+
+
+def take_norm(body: nn.Module, settings: Classifier) -> Affine:
+    """Take scale and shift out of the body's last normalisation: a layer that gives its features back.
+
+    Mean pooling and an affine map of each feature commute, so this layer on cached features is the same function, and
+    trains the same, as the normalisation inside the body. Raises UserError where that is not so.
+    """
+    norm = next((m for name in LAST_NORMS if isinstance(m := _submodule(body, name), nn.LayerNorm)), None)
+    images = torch.rand(
+        2, 3, settings.input_size, settings.input_size, generator=torch.Generator().manual_seed(0)
+    )
+    if norm is not None and norm.elementwise_affine and norm.bias is not None:
+        with torch.no_grad():
+            before = body(images)
+            affine = Affine(feature_size(body))
+            if affine.weight.shape == norm.weight.shape:
+                affine.load_state_dict(norm.state_dict())
+                norm.weight.fill_(1.0)
+                norm.bias.zero_()
+                if torch.allclose(affine(body(images)), before, rtol=1e-3, atol=1e-3 * float(before.std())):
+                    return affine
+    raise UserError(
+        f"classifier.trainable=norm_head needs a backbone that ends in a layer normalisation before pooling (Swin, "
+        f"ViT, ConvNeXt), and {settings.backbone} does not; use classifier.trainable=head"
+    )
+
+
+def _submodule(body: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return body.get_submodule(name)
+    except AttributeError:
+        return None
 
 
 def build_head(recipe: Recipe, *, features: int, seed: int) -> nn.Sequential:
@@ -50,6 +95,27 @@ def build_head(recipe: Recipe, *, features: int, seed: int) -> nn.Sequential:
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
     return head
+
+
+def model_record(config: Config, cache: Cache) -> dict[str, Any]:
+    """What is needed to use the weights: how inputs are made, which body, which head. No path, nothing private."""
+    classifier, recipe = config.classifier, config.recipe
+    record = {
+        "patches": config.patches.model_dump(),
+        "classifier": classifier.body_settings | {"trainable": classifier.trainable},
+        "recipe": recipe.model_dump(include={"head", "hidden", "normalize_features", "test_flips"}),
+        "body": weights_name(classifier, cache),
+    }
+    if classifier.trainable == "all" or config.experiment.continues_synpre:
+        record["body"] = BODY
+    return record
+
+
+def weights_name(classifier: Classifier, cache: Cache) -> str:
+    """The backbone's weights in a word: imagenet, random with its seed, or the SHA-256 of their file."""
+    if classifier.weights_file is not None:
+        return f"sha256 {file_identity(classifier.weights_file, cache)}"
+    return "imagenet" if classifier.weights == "imagenet" else f"random, seed {classifier.init_seed}"
 
 
 def load_weights(body: nn.Module, path: Path, *, name: str) -> None:

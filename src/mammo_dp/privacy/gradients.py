@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Tanh, nn.Identity)  # what may stand between linear layers
+from mammo_dp.layers import Affine
+
+TRAINED = (nn.Linear, Affine)
+ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Tanh, nn.Identity)  # what may stand between them
 
 
 def check_units(units: int, tensors: Iterable[torch.Tensor]) -> None:
@@ -53,8 +56,11 @@ def gradient_sum(
         target = functional.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
         residual = (logits.softmax(dim=-1) - target) / rows
     output_grads = torch.autograd.grad(logits, outputs, residual) if len(outputs) > 1 else (residual,)
-    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
-    parts = [_LayerGradient.of(a, g) for a, g in zip(inputs, output_grads, strict=True)]
+    trained = [layer for layer in head if isinstance(layer, TRAINED)]
+    parts = [
+        (_AffineGradient if isinstance(layer, Affine) else _LinearGradient).of(a, g)
+        for layer, a, g in zip(trained, inputs, output_grads, strict=True)
+    ]
     check_units(units, (part.squared_norms for part in parts))
     norms = sum((part.squared_norms for part in parts), torch.zeros(())).sqrt()
     finite = norms.isfinite()
@@ -65,7 +71,7 @@ def gradient_sum(
     factors = torch.ones_like(norms)
     if max_grad_norm is not None:
         factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
-    for layer, part in zip(linear, parts, strict=True):
+    for layer, part in zip(trained, parts, strict=True):
         weight, bias = part.weighted_sum(factors)
         _add(layer.weight, weight)
         _add(layer.bias, bias)
@@ -73,7 +79,7 @@ def gradient_sum(
 
 
 @dataclass(frozen=True)
-class _LayerGradient:
+class _LinearGradient:
     """Of one linear layer. a: (units, rows, in); g: (units, rows, out), gradients of the outputs."""
 
     a: torch.Tensor
@@ -84,7 +90,7 @@ class _LayerGradient:
     squared_norms: torch.Tensor  # (units,); the bias adds 1 to every inner product of inputs
 
     @classmethod
-    def of(cls, a: torch.Tensor, g: torch.Tensor) -> "_LayerGradient":
+    def of(cls, a: torch.Tensor, g: torch.Tensor) -> "_LinearGradient":
         rows, outputs = g.shape[1:]
         if rows == 1:
             return cls(a, g, None, g.square().sum((1, 2)) * (a.square().sum((1, 2)) + 1))
@@ -103,6 +109,25 @@ class _LayerGradient:
         return flat.T @ self.a.flatten(0, 1), flat.sum(dim=0)
 
 
+@dataclass(frozen=True)
+class _AffineGradient:
+    """Of scale and shift, which are small enough to be formed. Both (units, d)."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    @classmethod
+    def of(cls, a: torch.Tensor, g: torch.Tensor) -> "_AffineGradient":
+        return cls((a * g).sum(dim=1), g.sum(dim=1))
+
+    @property
+    def squared_norms(self) -> torch.Tensor:
+        return self.scale.square().sum(dim=1) + self.shift.square().sum(dim=1)
+
+    def weighted_sum(self, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return factors @ self.scale, factors @ self.shift
+
+
 def _add(parameter: torch.Tensor, gradient: torch.Tensor) -> None:
     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
@@ -110,13 +135,16 @@ def _add(parameter: torch.Tensor, gradient: torch.Tensor) -> None:
 def _forward(
     head: nn.Sequential, features: torch.Tensor
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-    """Inputs and outputs of each linear layer, with a graph from the outputs to the logits only."""
+    """Inputs and outputs of each layer that trains, with a graph from the outputs to the logits only."""
     inputs, outputs = [], []
     value = features
     for layer in head:
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, TRAINED):
             inputs.append(value.detach())
-            value = functional.linear(value, layer.weight.detach(), layer.bias.detach())
+            weight, bias = layer.weight.detach(), layer.bias.detach()
+            value = (
+                value * weight + bias if isinstance(layer, Affine) else functional.linear(value, weight, bias)
+            )
             if not value.requires_grad:
                 value.requires_grad_()
             outputs.append(value)
@@ -124,7 +152,7 @@ def _forward(
             value = layer(value)
         else:  # a layer that mixes units, a norm of the batch say, would void the clipping
             raise TypeError(
-                f"no closed form of the gradient of {type(layer).__name__}; a head is made of nn.Linear and of "
+                f"no closed form of the gradient of {type(layer).__name__}; a head is made of nn.Linear, Affine and of "
                 f"{', '.join(kind.__name__ for kind in ELEMENTWISE)}"
             )
     return inputs, outputs, value

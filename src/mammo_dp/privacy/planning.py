@@ -21,6 +21,10 @@ class Plan:
     first_eligible_step: int  # of an epoch that best_val may choose
     public_count: int  # units; none of the private sizes enters a private run
 
+    @property
+    def epochs(self) -> int:
+        return self.steps // self.steps_per_epoch
+
 
 def make_plan(config: Config, *, units: int, cache: Cache) -> Plan:
     """The plan of a run; `units`, the true size of the training set, is used only where nothing is private."""

@@ -1,20 +1,169 @@
 """One self-contained page: nothing is loaded from anywhere."""
 
+import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mammo_dp.reporting import figures
-from mammo_dp.reporting.table1 import Study, frame
+import pandas as pd
+
+from mammo_dp.reporting import figures, paper
+from mammo_dp.reporting.table1 import (
+    DETAILS,
+    METRICS,
+    PAPER_SOURCES,
+    SOURCES,
+    Study,
+    against_paper,
+    details,
+    interval_words,
+    short,
+)
 from mammo_dp.reporting.template import template
 from mammo_dp.rounding import rounded_up
 
+NAMES = {
+    "auroc": "AUROC",
+    "auprc_benign": "AUPRC benign",
+    "prevalence_benign": "its chance line",
+    "auprc_malignant": "AUPRC malignant",
+    "prevalence_malignant": "its chance line",
+    "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
+    "ece": "ECE",
+}
 
-def page(all_studies: Sequence[Study], *, provenance: dict[str, Any]) -> str:
-    """The report as HTML text."""
+
+@dataclass(frozen=True)
+class Figure2:
+    """Masses and distances of one evaluation of synthetic images."""
+
+    title: str
+    png: bytes
+    table: pd.DataFrame  # its distances
+
+
+def page(
+    all_studies: Sequence[Study],
+    *,
+    provenance: dict[str, Any],
+    pairs: Sequence[pd.DataFrame] = (),
+    figure2: Sequence[Figure2] = (),
+) -> str:
+    """The report as HTML text. `pairs`: for each study, the differences between its rows."""
     blocks = [
-        {"study": study, "table": frame(study), "figure": figures.privacy_utility(study)}
-        for study in all_studies
+        {
+            "study": study,
+            "table": _table(study),
+            "figure": _unique(figures.privacy_utility(study), f"s{number}"),
+            "curves": [
+                (_epsilon(e), _unique(figures.curves(study, e), f"s{number}e{place}"))
+                for place, e in enumerate(figures.epsilons(study))
+            ],
+            "details": _details(details(study)),
+            "pairs": _pairs(pairs[number]) if number < len(pairs) else [],
+        }
+        for number, study in enumerate(all_studies)
     ]
     return template("report.html.j2", autoescape=True).render(
-        blocks=blocks, provenance=provenance, infinity=float("inf"), rounded_up=rounded_up
+        blocks=blocks,
+        provenance=provenance,
+        figure2=[
+            {"title": f.title, "png": base64.b64encode(f.png).decode(), "table": f.table} for f in figure2
+        ],
+        slips=paper.SLIPS,
+        epsilon=_epsilon,
+        rounded_up=rounded_up,
     )
+
+
+def _unique(svg: str, prefix: str) -> str:
+    """The figure with ids of its own: two figures on a page would otherwise share markers and clips."""
+    for mark in ('id="', 'href="#', "url(#"):
+        svg = svg.replace(mark, f"{mark}{prefix}-")
+    return svg
+
+
+def _epsilon(value: float) -> str:
+    return f"{value:g}".replace("inf", "∞")
+
+
+def _table(study: Study) -> dict[str, Any]:
+    """Heads and cells of Table 1; a cell is (what it shows, small print, class)."""
+    heads, lines = [], []
+    columns = [(source, metric) for source in study.sources for metric in METRICS]
+    for source, metric in columns:
+        title = f"{SOURCES.get(source, source)} {METRICS[metric]}"
+        heads.append((title, ""))
+        if study.has_paper and source in PAPER_SOURCES:
+            heads += [("paper", "paper"), ("ours − paper", "paper")]
+    for row in study.rows:
+        cells: list[tuple[str, str, str]] = []
+        for source, metric in columns:
+            ours = row.score(source, metric)
+            cells.append(("–", "", "") if ours is None else (ours.words, interval_words(ours.interval), ""))
+            if study.has_paper and source in PAPER_SOURCES:
+                theirs = study.paper(row, source, metric)
+                note = paper.SLIPS_AT.get((row.experiment, row.epsilon, source, metric), "")
+                shown = "–" if theirs is None else " ± ".join(short(v) for v in theirs) + note
+                cells += [(shown, "", "paper"), (against_paper(ours, theirs), "", "paper")]
+        lines.append(
+            {
+                "row": row,
+                "seeds": f"{len(row.runs)}/{len(study.seeds)} seeds",
+                "note": paper.SLIPS_AT.get((row.experiment, row.epsilon), "") if study.has_paper else "",
+                "cells": cells,
+                "headline": rounded_up(row.headline, digits=4).replace("inf", "∞"),
+            }
+        )
+    return {"heads": heads, "lines": lines}
+
+
+def _details(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One block a test set: rows of words."""
+    blocks = []
+    for source, part in table.groupby("test_set", sort=False) if len(table) else ():
+        lines = []
+        for record in part.to_dict("records"):
+            group = record["of"] if record["of"] != "level" else "per"
+            cells = []
+            for metric in DETAILS:
+                value = record[metric]
+                ends = [record.get(f"{metric}_{end}") for end in ("low", "high")]
+                known = value is not None and not pd.isna(value)
+                shown = short(value) if known else "–"
+                small = interval_words(ends) if known and not any(pd.isna(e) for e in ends) else ""
+                cells.append((shown, small))
+            lines.append(
+                {
+                    "row": f"{record['experiment']}, epsilon {_epsilon(record['epsilon'])}",
+                    "group": f"{group} {record['value']}",
+                    "n": f"{record['n']} ({record['n_malignant']})",
+                    "cells": cells,
+                }
+            )
+        blocks.append(
+            {"title": SOURCES.get(str(source), source), "heads": [NAMES[m] for m in DETAILS], "lines": lines}
+        )
+    return blocks
+
+
+def _pairs(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Setups against `real` at the same epsilon, and the same setup against no privacy; pairs.csv has all."""
+    lines = []
+    for r in table.to_dict("records"):
+        same = r["first_epsilon"] == r["second_epsilon"] and "real" in (r["first"], r["second"])
+        cost = r["first"] == r["second"] and "inf" in (f"{r['first_epsilon']}", f"{r['second_epsilon']}")
+        if not (same or cost) or r["p"] is None or pd.isna(r["p"]):
+            continue
+        names = [f"{r[k]}, epsilon {_epsilon(r[f'{k}_epsilon'])}" for k in ("first", "second")]
+        sign = "+" if r["difference"] >= 0 else "−"
+        lines.append(
+            {
+                "pair": f"{names[0]} less {names[1]}",
+                "where": f"{SOURCES.get(r['test_set'], r['test_set'])} {METRICS[r['metric']]}",
+                "difference": f"{sign}{short(abs(r['difference']))}",
+                "interval": interval_words((r["low"], r["high"])),
+                "p": f"{r['p']:.3f}",
+            }
+        )
+    return lines

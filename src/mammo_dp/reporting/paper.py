@@ -1,7 +1,7 @@
 """Table 1 of Osuala et al. 2024 (arXiv 2407.12669): mean and population standard deviation over 3 seeds.
 
 AUPRC has benign as the positive class. Two misprints are given as in the authors' sheet: the deviation of the CBIS
-AUPRC of real at 60 (.011, printed .110) and of the BCDR AUPRC of synpre_realft at 6 and 12.
+AUPRC of real at 60 and of the BCDR AUPRC of synpre_realft at 1.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Score(NamedTuple):
 
 
 # (experiment, epsilon): (CBIS AUROC, CBIS AUPRC, BCDR AUROC, BCDR AUPRC)
-_ROWS: dict[tuple[str, float], str] = {
+ROWS: dict[tuple[str, float], str] = {
     ("real", INF): ".778 .001  .850 .001  .695 .002  .726 .003",
     ("syn", INF): ".597 .011  .696 .011  .566 .064  .602 .048",
     ("synpre", INF): ".639 .016  .733 .001  .622 .032  .660 .017",
@@ -35,6 +35,17 @@ _ROWS: dict[tuple[str, float], str] = {
     ("real_syn", 60): ".629 .002  .694 .005  .650 .013  .696 .007",
     ("synpre_realft", 60): ".712 .013  .776 .013  .671 .014  .697 .004",
 }
+SLIPS = {
+    "a": "The paper prints .110 for this deviation; the authors' sheet has .011.",
+    "b": "The paper prints “0.67±0013”; the authors' sheet has .013.",
+    "c": "Seed 44 of SynPre repeats seed 42 in the authors' sheet, so its deviation is of two runs.",
+}
+# (experiment, epsilon) or (experiment, epsilon, test set, metric) -> its footnote
+SLIPS_AT: dict[tuple[object, ...], str] = {
+    ("real", 60, "cbis_ddsm", "auprc_benign"): "ᵃ",
+    ("synpre_realft", 1, "bcdr", "auprc_benign"): "ᵇ",
+    ("synpre", INF): "ᶜ",
+}
 _COLUMNS = (
     ("cbis_ddsm", "auroc"),
     ("cbis_ddsm", "auprc_benign"),
@@ -45,7 +56,7 @@ _COLUMNS = (
 
 def score(experiment: str, epsilon: float, source: str, metric: str) -> Score | None:
     """What the paper reports, or None where it reports nothing of the kind."""
-    row = _ROWS.get((experiment, epsilon))
+    row = ROWS.get((experiment, epsilon))
     if row is None or (source, metric) not in _COLUMNS:
         return None
     numbers = [float(word) for word in row.split()]
@@ -55,5 +66,5 @@ def score(experiment: str, epsilon: float, source: str, metric: str) -> Score | 
 
 def curve(experiment: str, source: str, metric: str) -> list[tuple[float, Score]]:
     """The paper's (epsilon, score) points of one setup, by rising epsilon."""
-    points = [(e, score(name, e, source, metric)) for name, e in _ROWS if name == experiment]
+    points = [(e, score(name, e, source, metric)) for name, e in ROWS if name == experiment]
     return sorted((e, s) for e, s in points if s is not None)

@@ -1,90 +1,41 @@
-"""Table 1: runs grouped into rows, their mean and standard deviation over seeds, the paper's numbers beside them."""
+"""Table 1: runs grouped into rows; mean, deviations over seeds and intervals over patients; the paper's beside them."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
-from mammo_dp.artifacts import Artifact
-from mammo_dp.files import fingerprint
+from mammo_dp.metrics.bootstrap import interval, patient_draws, weighted_metrics
 from mammo_dp.reporting import paper
+from mammo_dp.reporting.runs import Run, group
 from mammo_dp.rounding import rounded_up
 
 METRICS = {"auroc": "AUROC", "auprc_benign": "AUPRC"}
 SOURCES = {"cbis_ddsm": "CBIS-DDSM", "bcdr": "BCDR", "toy_cbis": "toy", "toy_bcdr": "toy external"}
+PAPER_SOURCES = ("cbis_ddsm", "bcdr")
 EXPERIMENTS = ("real", "syn", "synpre", "real_syn", "synpre_realft")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One finished classifier."""
+class Score:
+    """One metric of a row: over its seeds, and over resampled patients."""
 
-    study: str  # fingerprint of everything but privacy, experiment and seed: what may stand in one table
-    setting: str  # fingerprint of everything but the seed: what may stand in one row
-    title: str
-    experiment: str
-    epsilon: float
-    privacy: str  # the rest of the privacy settings, in words
-    seed: int
-    headline: float  # end-to-end epsilon of its ledger, infinite if anything that shaped it has no guarantee
-    statement: str
-    ledger: dict[str, Any]  # its record, for what several seeds reveal together
-    test: dict[str, dict[str, Any]]  # source -> metric -> value
+    mean: float
+    population_std: float  # the paper's
+    sample_std: float | None  # of more than one seed
+    seeds: int
+    interval: list[float] | None  # 95 %, of the mean over the seeds; of patients, not of seeds
 
-    @classmethod
-    def of(cls, artifact: Artifact) -> "Run":
-        settings = json.loads(json.dumps(artifact.manifest["settings"]))
-        one_row = {key: value for key, value in settings.items() if key != "seed"}
-        every_input = {role: record["fingerprint"] for role, record in artifact.manifest["inputs"].items()}
-        synthetic = settings.pop("synthetic", None)
-        if synthetic is not None:
-            synthetic["from"] = artifact.manifest["inputs"]["synthetic"]["artifact"].partition("/")[2]
-        privacy, seed, experiment = settings.pop("privacy"), settings.pop("seed"), settings.pop("experiment")
-        norm = settings["recipe"].pop("max_grad_norm", None)
-        inputs = {role: value for role, value in every_input.items() if not role.startswith("synthetic")}
-        config: Any = OmegaConf.load(artifact.path("config.yaml"))
-        study = fingerprint({**settings, "inputs": inputs, "version": artifact.manifest["stage_version"]})
-        return cls(
-            study=study,
-            setting=fingerprint({**one_row, "inputs": every_input}),
-            title=f"{config.dataset.name}, {config.classifier.backbone}, recipe {config.recipe.name} ({study})",
-            experiment=experiment,
-            epsilon=float(privacy["epsilon"]),
-            privacy=_privacy_words(artifact.manifest["privacy"], norm, synthetic),
-            seed=seed,
-            headline=_headline(artifact.manifest["privacy"]["ledger"]),
-            statement=artifact.manifest["privacy"]["ledger"]["statement"],
-            ledger=artifact.manifest["privacy"]["ledger"],
-            test=artifact.read_json("metrics.json")["test"],
-        )
-
-
-def _headline(ledger: dict[str, Any]) -> float:
-    worst = ledger["headline"]
-    return 0.0 if worst is None else math.inf if worst["epsilon"] is None else float(worst["epsilon"])
-
-
-def _privacy_words(privacy: dict[str, Any], norm: float | None, synthetic: dict[str, Any] | None) -> str:
-    if privacy["epsilon"] == "inf":
-        words = ["not private", *(["patients averaged"] if privacy["unit"] == "patient" else [])]
-    else:
-        words = [
-            f"{privacy['unit']} level",
-            f"delta {privacy['delta']:g}",
-            f"{privacy['accountant']} accounting",
-            f"C {norm:g}",
-            f"N {privacy['public_count']}",
-            *([privacy["adjacency"]] if privacy["adjacency"] != "add_remove" else []),
-        ]
-    if synthetic is not None:
-        role = "".join(f" {synthetic[key]}" for key in ("role", "weight") if key in synthetic)
-        words.append(f"synthetic images{role} ({synthetic['from']})")
-    return ", ".join(words)
+    @property
+    def words(self) -> str:
+        """'.657 ± .012'; without the deviation of a single seed."""
+        shown = [self.mean, *([self.population_std] if self.seeds > 1 else [])]
+        return " ± ".join(short(value) for value in shown)
 
 
 @dataclass(frozen=True)
@@ -106,11 +57,51 @@ class Row:
     def seeds(self) -> list[int]:
         return sorted(run.seed for run in self.runs)
 
-    def score(self, source: str, metric: str) -> tuple[float, float, int] | None:
-        """Mean and population standard deviation (the paper's) over seeds, and the number of seeds."""
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}, epsilon {self.epsilon:g}".replace("inf", "∞")
+
+    @cached_property
+    def resampled(self) -> dict[str, dict[str, np.ndarray]]:
+        """source -> metric -> (resamples,) mean over the seeds, each resample on the same patients for all rows."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for source in dict.fromkeys(s for run in self.runs for s in run.test):
+            each = [_resampled(run, source) for run in self.runs if source in run.test]
+            each = [values for values in each if values]
+            if each:
+                found[source] = {m: np.mean([values[m] for values in each], axis=0) for m in each[0]}
+        return found
+
+    def score(self, source: str, metric: str) -> Score | None:
+        """Over seeds and patients, or None where no seed has the metric."""
         values = [run.test[source][metric] for run in self.runs if source in run.test]
         values = [value for value in values if value is not None]
-        return (statistics.fmean(values), statistics.pstdev(values), len(values)) if values else None
+        if not values:
+            return None
+        drawn = self.resampled.get(source, {}).get(metric)
+        return Score(
+            statistics.fmean(values),
+            statistics.pstdev(values),
+            statistics.stdev(values) if len(values) > 1 else None,
+            len(values),
+            None if drawn is None else interval(drawn),
+        )
+
+
+_draws: dict[tuple[str, ...], np.ndarray] = {}
+
+
+def _resampled(run: Run, source: str) -> dict[str, np.ndarray]:
+    if run.predictions.empty:
+        return {}
+    table = run.predictions[run.predictions["source"] == source]
+    patients = table["patient"].to_numpy(str)
+    key = tuple(patients)
+    if key not in _draws:
+        _draws.clear()  # of one test set at a time
+        _draws[key] = patient_draws(patients)
+    columns = table["malignant"].to_numpy(np.int64), table["p_malignant"].to_numpy(float)
+    return weighted_metrics(*columns, _draws[key])
 
 
 @dataclass(frozen=True)
@@ -123,8 +114,26 @@ class Study:
 
     @property
     def has_paper(self) -> bool:
-        """Whether the paper reports any of its test sets."""
-        return any(source in ("cbis_ddsm", "bcdr") for source in self.sources)
+        """Whether the paper reports any of its test sets, and its weights are not random ones."""
+        known = any(source in PAPER_SOURCES for source in self.sources)
+        return known and all(run.beside_paper for row in self.rows for run in row.runs)
+
+    @property
+    def seeds(self) -> set[int]:
+        return {seed for row in self.rows for seed in row.seeds}
+
+    @property
+    def missing(self) -> list[str]:
+        """What a whole Table 1 would have and this study has not."""
+        full = len(self.seeds)
+        rows = [f"{row.name}: {len(row.runs)}/{full} seeds" for row in self.rows if len(row.runs) < full]
+        there = {(row.experiment, row.epsilon) for row in self.rows}
+        return rows + [
+            f"{e}, epsilon {x:g}".replace("inf", "∞") for e, x in paper.ROWS if (e, x) not in there
+        ]
+
+    def paper(self, row: Row, source: str, metric: str) -> paper.Score | None:
+        return paper.score(row.experiment, row.epsilon, source, metric) if self.has_paper else None
 
 
 def studies(
@@ -134,11 +143,8 @@ def studies(
 
     `together` gives the epsilon of several seeds of one row, released together.
     """
-    by_study: dict[str, list[Run]] = {}
-    for run in runs:
-        by_study.setdefault(run.study, []).append(run)
     found = []
-    for members in by_study.values():
+    for (_, recipe), members in group(runs).items():
         rows: dict[tuple[float, str, str, str], list[Run]] = {}
         for run in members:
             rows.setdefault((run.epsilon, run.experiment, run.privacy, run.setting), []).append(run)
@@ -147,7 +153,7 @@ def studies(
         )
         found.append(
             Study(
-                title=members[0].title,
+                title=f"{members[0].title} ({members[0].bench[:4]}-{recipe[-4:]})",
                 sources=_in_order({source for run in members for source in run.test}),
                 rows=tuple(
                     Row(
@@ -170,6 +176,30 @@ def _in_order(sources: set[str]) -> tuple[str, ...]:
     return tuple(sorted(sources, key=lambda s: (known.index(s) if s in SOURCES else len(known), s)))
 
 
+# --- as words ---------------------------------------------------------------------------------------------------
+
+
+def short(value: float) -> str:
+    """0.6571 -> '.657'."""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def interval_words(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"[{short(ends[0])}, {short(ends[1])}]"
+
+
+def against_paper(ours: Score | None, theirs: paper.Score | None) -> str:
+    """'+.031', with a ▲ or ▼ where the interval over patients excludes the paper's number."""
+    if ours is None or theirs is None:
+        return ""
+    difference = ours.mean - theirs.mean
+    marker = ""
+    if ours.interval is not None and not ours.interval[0] <= theirs.mean <= ours.interval[1]:
+        marker = " ▲" if difference > 0 else " ▼"
+    return f"{'+' if difference >= 0 else '−'}{short(abs(difference))}{marker}"
+
+
 def frame(study: Study) -> pd.DataFrame:
     """The table as words: one row a setup and epsilon, ours and the paper's columns for each test set."""
     lines = []
@@ -177,15 +207,17 @@ def frame(study: Study) -> pd.DataFrame:
         line: dict[str, str] = {
             "setup": row.experiment,
             "epsilon": f"{row.epsilon:g}",
-            "n": str(len(row.runs)),
+            "seeds": f"{len(row.runs)}/{len(study.seeds)}",
         }
         for source in study.sources:
             for metric, name in METRICS.items():
-                line[f"{SOURCES.get(source, source)} {name}"] = _words(row.score(source, metric))
-                if source in ("cbis_ddsm", "bcdr"):
-                    line[f"paper {SOURCES[source]} {name}"] = _words(
-                        paper.score(row.experiment, row.epsilon, source, metric)
-                    )
+                ours, title = row.score(source, metric), f"{SOURCES.get(source, source)} {name}"
+                line[title] = "–" if ours is None else ours.words
+                line[f"{title} 95 %"] = "" if ours is None else interval_words(ours.interval)
+                if study.has_paper and source in PAPER_SOURCES:
+                    theirs = study.paper(row, source, metric)
+                    line[f"paper {title}"] = "–" if theirs is None else " ± ".join(short(v) for v in theirs)
+                    line[f"ours − paper, {title}"] = against_paper(ours, theirs)
         line["end-to-end epsilon"] = rounded_up(row.headline, digits=4)
         line["privacy"] = row.privacy
         lines.append(line)
@@ -202,7 +234,8 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
                     ours = row.score(source, metric)
                     if ours is None:
                         continue
-                    theirs = paper.score(row.experiment, row.epsilon, source, metric)
+                    theirs = study.paper(row, source, metric)
+                    low, high = ours.interval or (None, None)
                     lines.append(
                         {
                             "study": study.title,
@@ -213,9 +246,12 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
                             "all_seeds_mechanism_epsilon": row.seeds_together,
                             "test_set": source,
                             "metric": metric,
-                            "mean": ours[0],
-                            "population_std": ours[1],
-                            "n": ours[2],
+                            "mean": ours.mean,
+                            "population_std": ours.population_std,
+                            "sample_std": ours.sample_std,
+                            "low_95": low,
+                            "high_95": high,
+                            "n": ours.seeds,
                             "seeds": " ".join(map(str, row.seeds)),
                             "paper_mean": theirs.mean if theirs else None,
                             "paper_population_std": theirs.std if theirs else None,
@@ -224,13 +260,15 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def markdown(all_studies: Iterable[Study], *, privacy: bool = True) -> str:
-    """All tables in Markdown; without the privacy column where it must fit a terminal."""
+def markdown(all_studies: Iterable[Study], *, narrow: bool = False) -> str:
+    """All tables in Markdown; `narrow` for a terminal, without intervals, differences and the words on privacy."""
     blocks = []
     for study in all_studies:
         table = frame(study)
-        if not privacy:
-            table = table.drop(columns="privacy")  # of a terminal
+        if narrow:
+            table = table[
+                [c for c in table.columns if not c.endswith("95 %") and "−" not in c and c != "privacy"]
+            ]
         cells = [list(table.columns), *table.to_numpy().tolist()]
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         lines = [
@@ -241,8 +279,82 @@ def markdown(all_studies: Iterable[Study], *, privacy: bool = True) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _words(score: tuple[float, ...] | None) -> str:
-    """(0.6571, 0.0123, ...) -> '.657 ± .012'."""
-    if score is None:
-        return "–"
-    return " ± ".join(f"{value:.3f}".removeprefix("0") for value in score[:2])
+def latex(all_studies: Iterable[Study]) -> str:
+    """All tables for LaTeX with the package booktabs: mean and population deviation, the paper's in brackets."""
+    blocks = []
+    for study in all_studies:
+        columns = [(source, metric) for source in study.sources for metric in METRICS]
+        heads = [f"{SOURCES.get(s, s)} {METRICS[m]}".replace("_", r"\_") for s, m in columns]
+        lines = [
+            f"% {study.title}",
+            rf"\begin{{tabular}}{{ll{'l' * len(columns)}}}",
+            r"\toprule",
+            " & ".join(["setup", r"$\varepsilon$", *heads]) + r" \\",
+            r"\midrule",
+        ]
+        for row in study.rows:
+            cells = [
+                row.experiment.replace("_", r"\_"),
+                r"$\infty$" if math.isinf(row.epsilon) else f"{row.epsilon:g}",
+            ]
+            for source, metric in columns:
+                ours, theirs = row.score(source, metric), study.paper(row, source, metric)
+                cell = "--" if ours is None else ours.words.replace("±", r"$\pm$")
+                cells.append(cell + (f" [{short(theirs.mean)}]" if theirs else ""))
+            lines.append(" & ".join(cells) + r" \\")
+        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(blocks) + "\n"
+
+
+# --- beyond the table -------------------------------------------------------------------------------------------
+
+
+LEVELS = ("patch", "lesion", "patient")
+DETAILS = (
+    "auroc", "auprc_benign", "prevalence_benign", "auprc_malignant", "prevalence_malignant",
+    "sensitivity_at_90_specificity", "ece",
+)  # fmt: skip
+
+
+def details(study: Study) -> pd.DataFrame:
+    """One line a row, test set and group of predictions (a level, or a value of a subgroup): means over seeds.
+
+    Intervals are those of each seed's own predictions, averaged end by end.
+    """
+    lines = []
+    for row in study.rows:
+        for source in study.sources:
+            found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+            for run in row.runs:
+                for key, metrics in _groups(run.test.get(source)):
+                    found.setdefault(key, []).append(metrics)
+            for (kind, value), every in found.items():
+                line: dict[str, Any] = {
+                    "experiment": row.experiment, "epsilon": row.epsilon, "privacy": row.privacy, "test_set": source,
+                    "of": kind, "value": value, "n": every[0]["n"], "n_malignant": every[0]["n_malignant"],
+                }  # fmt: skip
+                for metric in DETAILS:
+                    line[metric] = _mean([metrics[metric] for metrics in every])
+                    ends = [metrics["intervals"].get(metric) for metrics in every]
+                    if all(pair is not None for pair in ends) and metric in every[0]["intervals"]:
+                        line[f"{metric}_low"] = _mean([pair[0] for pair in ends if pair])
+                        line[f"{metric}_high"] = _mean([pair[1] for pair in ends if pair])
+                lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _groups(test: dict[str, Any] | None) -> Iterable[tuple[tuple[str, str], dict[str, Any]]]:
+    if test is None or "intervals" not in test:
+        return
+    yield ("level", "patch"), test
+    for level in LEVELS[1:]:
+        if level in test:
+            yield ("level", level), test[level]
+    for column, values in test["subgroups"].items():
+        for value, metrics in values.items():
+            yield (column, value), metrics
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if defined else None

@@ -18,13 +18,13 @@ from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity, to_json
+from mammo_dp.models.classifier import BODY, HEAD, model_record
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon
 from mammo_dp.privacy.statement import statement
 from mammo_dp.reporting.model_card import model_card
 from mammo_dp.rounding import rounded_up
-from mammo_dp.stages.train_classifier import WEIGHTS, model_record
 
 BUNDLE = "bundle"
 # Of the training mechanism; what is not named here stays behind.
@@ -76,15 +76,15 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         assumptions=tuple(record["ledger"]["assumptions"]),
     )
     ledger = own.for_release()
-    tensors = load_file(classifier.path(WEIGHTS))
     settings = released_settings(config, output.cache)
     privacy = _privacy(config, record, ledger, output.cache)
     folder = output.folder / BUNDLE
     folder.mkdir(exist_ok=True)
-    features = tensors["0.weight"].shape[1]  # of the first layer
-    save_file(
-        tensors, folder / "model.safetensors", metadata={"model": to_json(model_record(config, features))}
-    )
+    metadata = {"model": to_json(model_record(config, output.cache))}
+    save_file(load_file(classifier.path(HEAD)), folder / HEAD, metadata=metadata)
+    trained = classifier if config.classifier.trainable == "all" else inputs.get("body")
+    if trained is not None:
+        save_file(load_file(trained.path(BODY)), folder / BODY, metadata=metadata)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     (folder / "privacy.json").write_text(to_json(privacy))
     (folder / "STATEMENT.md").write_text(f"# Privacy statement\n\n{privacy['statement']}\n")

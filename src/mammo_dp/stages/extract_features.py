@@ -3,24 +3,24 @@
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
-from mammo_dp.models.classifier import build_body
+from mammo_dp.models.classifier import BODY, build_body, take_norm
 from mammo_dp.progress import track
 from mammo_dp.training import device as devices
-from mammo_dp.training.features import all_flips, encoder
-
-FEATURES = "features.safetensors"
+from mammo_dp.training.features import FEATURES, SCALE, SHIFT, all_flips, encoder
 
 
 def check(config: Config) -> None:
-    """Refuse weights that do not fit and a device that is not there."""
-    body = build_body(config.classifier)
+    """Refuse weights that do not fit, a backbone that cannot be used as asked, and a device that is not there."""
     devices.prepare(config.runtime)
+    if config.experiment.continues_synpre:  # its body is an artifact, perhaps still to be made
+        return
+    body = build_body(config.classifier)
     size = config.classifier.input_size
     try:
         body(torch.zeros(1, 3, size, size))
@@ -29,13 +29,23 @@ def check(config: Config) -> None:
             f"{config.classifier.backbone} does not take classifier.input_size={size} ({error}); "
             "change it, or the model's own size in classifier.backbone_args"
         ) from None
+    if config.classifier.trainable == "norm_head":
+        take_norm(body, config.classifier)
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
-    """Write features.safetensors: "features", (n, 4, d) float32, in the order of the patches' index."""
+    """Write features.safetensors: "features", (n, 4, d) float32, in the order of the patches' index.
+
+    For norm_head they are those before the last scale and shift, which stand beside them.
+    """
     device = devices.prepare(config.runtime)
     images = PatchSet.load(inputs["patches"]).images
-    encode = encoder(build_body(config.classifier), device, precision=config.runtime.precision)
+    body = build_body(config.classifier, load_file(inputs["body"].path(BODY)) if "body" in inputs else None)
+    last = {}
+    if config.classifier.trainable == "norm_head":
+        affine = take_norm(body, config.classifier).state_dict()
+        last = {SCALE: affine["weight"], SHIFT: affine["bias"]}
+    encode = encoder(body, device, precision=config.runtime.precision)
     size = config.runtime.batch_size
     starts = range(0, len(images), size)
     chunks = [
@@ -43,7 +53,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         for start in track(starts, "features", total=len(starts))
     ]
     features = torch.cat(chunks)
-    save_file({"features": features}, output.folder / FEATURES)
+    save_file({"features": features, **last}, output.folder / FEATURES)
     shape = {"patches": features.shape[0], "flips": features.shape[1], "features": features.shape[2]}
     return StageResult(
         metrics=shape,

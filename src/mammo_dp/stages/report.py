@@ -1,43 +1,82 @@
-"""`stage=report`: every finished classifier -> table1.csv, table1.md and report.html."""
+"""`stage=report`: every finished classifier -> report.html, and its tables as CSV, Markdown and LaTeX."""
 
 from collections.abc import Mapping, Sequence
+
+import pandas as pd
 
 from mammo_dp.artifacts import Artifact, Output, StageResult, environment
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.reporting import table1
-from mammo_dp.reporting.html import page
+from mammo_dp.reporting.html import Figure2, page
+from mammo_dp.reporting.pairs import pairs
+from mammo_dp.reporting.runs import Run
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
+    classifiers = {n: a for n, a in inputs.items() if a.manifest["stage"] == "train_classifier"}
     found = table1.studies(
-        (table1.Run.of(artifact) for artifact in inputs.values()),
+        (Run.of(artifact) for artifact in classifiers.values()),
         together=lambda runs: _seeds_together(runs, output.cache),
     )
-    table1.numbers(found).to_csv(output.folder / "table1.csv", index=False)
+    differences = [pairs(study) for study in found]
+    for name, table in (
+        ("table1.csv", table1.numbers(found)),
+        ("details.csv", _joined([table1.details(study) for study in found], found)),
+        ("pairs.csv", _joined(differences, found)),
+    ):
+        table.to_csv(output.folder / name, index=False, float_format="%.9g")
     (output.folder / "table1.md").write_text(table1.markdown(found))
-    made_by = environment()
-    provenance = {
-        "runs": len(inputs),
-        "artifacts": ", ".join(sorted(artifact.folder.name for artifact in inputs.values())),
-        "code": f"commit {made_by['git']['commit']}" if made_by["git"] else "installed package",
-        "packages": ", ".join(f"{name} {version}" for name, version in made_by["packages"].items()),
-    }
-    (output.folder / "report.html").write_text(page(found, provenance=provenance))
+    (output.folder / "table1.tex").write_text(table1.latex(found))
+    evaluations = [a for a in inputs.values() if a.manifest["stage"] == "evaluate_synthetic"]
+    text = page(
+        found,
+        provenance=_provenance(inputs),
+        pairs=differences,
+        figure2=[_figure2(artifact) for artifact in evaluations],
+    )
+    (output.folder / "report.html").write_text(text)
     images = [
         account["images_per_patient"]
-        for artifact in inputs.values()
+        for artifact in classifiers.values()
         for account in artifact.manifest["privacy"]["ledger"]["accounts"]
     ]
     return StageResult(
-        metrics={"runs": len(inputs), "tables": len(found)},
-        summary=table1.markdown(found, privacy=False),
+        metrics={"runs": len(classifiers), "tables": len(found)},
+        summary=table1.markdown(found, narrow=True),
         most_images=max((k for k in images if k is not None), default=None),
     )
 
 
-def _seeds_together(runs: Sequence[table1.Run], cache: Cache) -> float | None:
+def _joined(tables: Sequence[pd.DataFrame], found: Sequence[table1.Study]) -> pd.DataFrame:
+    named = [t.assign(study=study.title) for t, study in zip(tables, found, strict=True) if len(t)]
+    return pd.concat(named) if named else pd.DataFrame()
+
+
+def _figure2(artifact: Artifact) -> Figure2:
+    table = pd.read_csv(artifact.path("distances.csv"), keep_default_na=False)
+    return Figure2(
+        title=artifact.folder.name,
+        png=artifact.path("figure2.png").read_bytes(),
+        table=table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)),
+    )
+
+
+def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    made_by = environment()
+    commits = sorted({(a.manifest["git"] or {}).get("commit", "installed package") for a in inputs.values()})
+    dirty = any((a.manifest["git"] or {}).get("dirty") for a in inputs.values())
+    return {
+        "runs": str(len(inputs)),
+        "artifacts": ", ".join(sorted(artifact.name for artifact in inputs.values())),
+        "code of the runs": ", ".join(commits) + (" with changes that are in no commit" if dirty else ""),
+        "code of this page": f"commit {made_by['git']['commit']}" if made_by["git"] else "installed package",
+        "packages": ", ".join(f"{name} {version}" for name, version in made_by["packages"].items()),
+    }
+
+
+def _seeds_together(runs: Sequence[Run], cache: Cache) -> float | None:
     """Epsilon of the training mechanisms of several seeds together, or None where nothing limits one of them."""
     events = [event for event in events_of(run.ledger for run in runs) if event.mechanism is not None]
     if len(events) < len(runs):

@@ -1,4 +1,4 @@
-"""`stage=train_classifier`: train a head on frozen features, test it, and record what the privacy cost."""
+"""`stage=train_classifier`: train a head, or every parameter, test it, and record what the privacy cost."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mammo_dp.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.config import Config
@@ -16,21 +15,21 @@ from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, digest, sha256, to_json
-from mammo_dp.metrics.classification import binary_metrics
-from mammo_dp.models.classifier import build_body, build_head, feature_size
+from mammo_dp.metrics.performance import performance
+from mammo_dp.models.classifier import BODY, HEAD, build_body, model_record, weights_name
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
 from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.stages.extract_features import FEATURES
 from mammo_dp.training import device as devices
-from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict, train
-from mammo_dp.training.features import CachedFeatures, FeatureSource, ImageFeatures, encoder
+from mammo_dp.training.classifier import PublicSet
+from mammo_dp.training.loop import train
+from mammo_dp.training.runs import Scores, Task, head_run, network_run
+from mammo_dp.training.selection import State
 from mammo_dp.training.units import check_both_classes, units_of
 
-WEIGHTS = "head.safetensors"
 PREDICTIONS = "predictions.csv"
 
 
@@ -40,7 +39,7 @@ def check(config: Config) -> None:
     if config.privacy.is_private:
         cache = Store(Path(config.outputs)).cache
         cross_check(private_mechanism(config, cache), delta=config.privacy.delta, cache=cache)
-    if not config.classifier.cache_features:
+    if not config.reads_features and not config.experiment.continues_synpre:
         build_body(config.classifier)
 
 
@@ -49,7 +48,6 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     patches = PatchSet.load(inputs["patches"])
     if config.experiment.uses_synthetic:
         patches = patches.joined(PatchSet.load(inputs["synthetic"]))
-    source, width = _features(config, patches, inputs, device)
     units, public = training_units(patches, config)
     plan = make_plan(config, units=len(units), cache=output.cache)
     record = mechanism_record(
@@ -58,71 +56,82 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     )  # fmt: skip
     if plan.mechanism is not None:
         record["warnings"] = config.warnings
-    trainer = HeadTrainer(
-        build_head(config.recipe, features=width, seed=config.seed),
-        source,
-        units,
-        torch.from_numpy(patches.malignant),
-        plan=plan,
-        recipe=config.recipe,
-        randomness=Randomness(
-            secure=config.privacy.is_private and config.privacy.randomness == "secure",
-            seed=config.seed,
-            run=_run_identity(inputs, output),
-        ),
-        device=device,
-        public=public,
+    randomness = Randomness(
+        secure=config.privacy.is_private and config.privacy.randomness == "secure",
+        seed=config.seed,
+        run=_run_identity(inputs, output),
     )
-
-    def scores(rows: np.ndarray) -> np.ndarray:
-        return predict(trainer.head, source, rows, test_flips=config.recipe.test_flips)
-
+    task = Task(config, patches, units, public, plan, randomness, device)
+    run_of = network_run if config.classifier.trainable == "all" else head_run
+    trainer, scores = run_of(task, inputs)
     validate = None
     if config.recipe.select == "best_val":
         validation = _validation_rows(patches, config)
         validate = lambda: (patches.malignant[validation], scores(validation))  # noqa: E731
     train(trainer, output=output, checkpoint_seconds=config.runtime.checkpoint_seconds, validate=validate)
 
-    state, step = trainer.selected()
-    trainer.head.load_state_dict(state)
-    # one entry only: the library writes several in no fixed order, and equal runs must give equal bytes
-    metadata = {"model": to_json(model_record(config, width))}
-    save_file({k: v.cpu().contiguous() for k, v in state.items()}, output.folder / WEIGHTS, metadata=metadata)
+    state, step = trainer.selection.selected()
+    trainer.selection.network.load_state_dict(state)
+    weights = _save(state, config, inputs, output)
     metrics = _evaluate(patches, scores, output)
     metrics["training"] = _training_record(config, plan, step)
     images = _images_per_patient(patches, config)
+    privacy = record | _per_patient(config, plan, images, cache=output.cache)
     return StageResult(
         metrics=metrics,
         summary=_summary(metrics),
         manifest={
-            "privacy": record | _per_patient(config, plan, images, cache=output.cache),
+            "privacy": privacy,
             "device": devices.describe(device),
+            "backbone": _backbone(config, output.cache),
+            **_continues(inputs),
         },
         most_images=max(images, default=None),
-        release=sha256(output.folder / WEIGHTS),
+        release=weights,
     )
+
+
+def _save(state: State, config: Config, inputs: Mapping[str, Artifact], output: Output) -> str:
+    """Write the head, and the body where it was trained, and return what tells these weights from any others."""
+    parts = {HEAD: state}
+    if config.classifier.trainable == "all":
+        parts = {
+            name: {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+            for name, prefix in ((HEAD, "head."), (BODY, "body."))
+        }
+    # one entry only: the library writes several in no fixed order, and equal runs must give equal bytes
+    metadata = {"model": to_json(model_record(config, output.cache))}
+    for name, tensors in parts.items():
+        save_file(
+            {k: v.cpu().contiguous() for k, v in tensors.items()}, output.folder / name, metadata=metadata
+        )
+    return digest([sha256(output.folder / name) for name in parts])
+
+
+def _backbone(config: Config, cache: Cache) -> dict[str, Any]:
+    """The body that the run, or the synpre before it, started from."""
+    classifier = config.classifier
+    return {
+        "label": classifier.label,
+        "weights": weights_name(classifier, cache),
+        "settings": classifier.body_settings,
+        "precision": config.runtime.precision,
+    }
+
+
+def _continues(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """How synpre was trained, without its seed, where this run goes on from it."""
+    if "body" not in inputs:
+        return {}
+    before = inputs["body"].manifest
+    settings = {key: value for key, value in before["settings"].items() if key != "seed"}
+    read = {role: record["fingerprint"] for role, record in before["inputs"].items()}
+    return {"continues": {"settings": settings, "inputs": read}}
 
 
 def _run_identity(inputs: Mapping[str, Artifact], output: Output) -> str:
     """Of data and settings, so that no two different runs share noise, and equal runs do. 64 hex digits."""
     return digest({"run": output.identity, "inputs": {role: a.content_digest for role, a in inputs.items()}})
-
-
-def _features(
-    config: Config, patches: PatchSet, inputs: Mapping[str, Artifact], device: torch.device
-) -> tuple[FeatureSource, int]:
-    """Where features come from, and how long a feature vector is."""
-    normalize = config.recipe.normalize_features
-    tables = [role for role in ("features", "synthetic_features") if role in inputs]
-    if tables:
-        table = torch.cat([load_file(inputs[role].path(FEATURES))["features"] for role in tables]).to(device)
-        return CachedFeatures(table, normalize=normalize), table.shape[-1]
-    body = build_body(config.classifier)
-    encode = encoder(body, device, precision=config.runtime.precision)
-    source = ImageFeatures(
-        patches.images, encode, config.classifier, normalize=normalize, batch_size=config.runtime.batch_size
-    )
-    return source, feature_size(body)
 
 
 def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet | None]:
@@ -137,13 +146,14 @@ def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet 
     if config.synthetic.role == "public" and config.privacy.is_private and len(made):
         public, made = PublicSet(Units.of_each(made), config.synthetic.weight), made[:0]
     positions = np.concatenate([real, made])
-    return units_of(patches, positions, unit=config.privacy.unit, setting="privacy.unit"), public
+    unit = config.privacy.unit if config.experiment.uses_real else "image"  # synthetic images are nobody's
+    return units_of(patches, positions, unit=unit, setting="privacy.unit"), public
 
 
 def _synthetic_rows(patches: PatchSet, config: Config, *, held_out: bool) -> np.ndarray:
     """Positions of the synthetic images to train on, or of those held out for choosing an epoch."""
     rows = patches.rows(synthetic.SOURCE)
-    if config.experiment.uses_real or config.recipe.select != "best_val":
+    if config.experiment.uses_real or config.recipe.select != "best_val" or config.validates_on_real:
         return rows[:0] if held_out else rows
     fraction = config.synthetic.val_fraction
     names = patches.index["patient"].to_numpy()[rows]
@@ -173,7 +183,7 @@ def _images_per_patient(patches: PatchSet, config: Config) -> list[int]:
     return sorted(np.unique(patients, return_counts=True)[1].tolist())
 
 
-def _evaluate(patches: PatchSet, scores: Any, output: Output) -> dict[str, Any]:
+def _evaluate(patches: PatchSet, scores: Scores, output: Output) -> dict[str, Any]:
     """Score every validation and test patch, write predictions.csv, and return metrics by split and source."""
     metrics: dict[str, Any] = {}
     tables = []
@@ -184,24 +194,15 @@ def _evaluate(patches: PatchSet, scores: Any, output: Output) -> dict[str, Any]:
             if not len(rows):
                 continue
             p_malignant = scores(rows)
-            metrics[split][source] = binary_metrics(patches.malignant[rows], p_malignant)
-            table = patches.index.iloc[rows][["patch", "source", "split", "patient", "malignant"]]
+            index = patches.index.iloc[rows]
+            metrics[split][source] = performance(index, patches.patients[rows], p_malignant)
+            table = index[["patch", "source", "split", "patient", "lesion", "malignant"]]
             tables.append(table.assign(p_malignant=p_malignant))
-    columns = ["patch", "source", "split", "patient", "malignant", "p_malignant"]
+    columns = ["patch", "source", "split", "patient", "lesion", "malignant", "p_malignant"]
     pd.concat(tables or [pd.DataFrame(columns=pd.Index(columns))]).to_csv(
         output.folder / PREDICTIONS, index=False, float_format="%.9g"
     )
     return metrics
-
-
-def model_record(config: Config, features: int) -> dict[str, Any]:
-    """What is needed to use the weights: how inputs are made, which body, which head."""
-    return {
-        "features": features,
-        "patches": config.patches.model_dump(),
-        "classifier": config.classifier.model_dump(exclude={"weights", "cache_features"}),
-        "recipe": config.recipe.model_dump(include={"head", "hidden", "normalize_features", "test_flips"}),
-    }
 
 
 def _training_record(config: Config, plan: Plan, step: int) -> dict[str, Any]:

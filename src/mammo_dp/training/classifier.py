@@ -1,8 +1,6 @@
-"""Training a head: the loop, its checkpoints and its resume."""
+"""Training a head, a step at a time, with or without privacy."""
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mammo_dp.artifacts import Output
 from mammo_dp.data.transforms import FLIPS
-from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.planning import Plan
@@ -25,20 +21,11 @@ from mammo_dp.privacy.sampling import (
     left_of,
 )
 from mammo_dp.privacy.units import Units
-from mammo_dp.progress import track
 from mammo_dp.sections import Recipe
 from mammo_dp.training import checkpoint
 from mammo_dp.training.features import FeatureSource
-
-
-@dataclass
-class Best:
-    """The best epoch so far: highest AUPRC (benign) on validation, ties by lower loss."""
-
-    auprc: float = -1.0
-    loss: float = math.inf
-    step: int = 0
-    state: dict[str, torch.Tensor] | None = None
+from mammo_dp.training.optimizers import inner_optimizer
+from mammo_dp.training.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -68,13 +55,13 @@ class HeadTrainer:
         """`units` hold positions in the source; `labels`: (n,) of 0 and 1 for every position of the source."""
         self.head, self.source = head.to(device), source
         self.units, self.labels, self.public = units, labels.to(device), public
-        self.plan, self.recipe, self.randomness = plan, recipe, randomness
+        self.plan, self.recipe, self.randomness, self.device = plan, recipe, randomness, device
         self.batches_rng = randomness.generator("batches")
         self.noise_rng = randomness.generator("noise", device)
         self.public_rng = randomness.generator("public")
         self.batches = self._batches()
         self.public_batches = self._public_batches()
-        self.inner = _inner_optimizer(head, recipe)
+        self.inner = inner_optimizer(head, recipe)
         self.optimizer: Any = self.inner
         if plan.mechanism:
             self.optimizer = private_optimizer(
@@ -93,11 +80,7 @@ class HeadTrainer:
         self.same_rows = {of for of, batches in sets if always and isinstance(batches, FullBatch)}
         self.kept_rows: dict[Units, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.step_number = 0
-        self.average: dict[str, torch.Tensor] = {
-            k: torch.zeros_like(v, dtype=torch.float64) for k, v in head.state_dict().items()
-        }
-        self.averaged = 0
-        self.best = Best()
+        self.selection = Selection(recipe, head, steps=plan.steps)
 
     def _batches(self) -> PoissonBatches | FullBatch | ShuffledBatches:
         count = len(self.units)
@@ -125,10 +108,7 @@ class HeadTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_number += 1
-        if self.recipe.select == "average" and self.step_number > self.plan.steps // 2:
-            self.averaged += 1
-            for key, value in self.head.state_dict().items():
-                self.average[key] += value
+        self.selection.after_step(self.step_number)
 
     def sum_gradients(self, units: Units, chosen: torch.Tensor, *, flips: torch.Generator) -> None:
         """Set every .grad to the sum over the chosen units of the clipped mean gradient of their images and flips."""
@@ -191,24 +171,6 @@ class HeadTrainer:
             return torch.randint(FLIPS, (count, 1), generator=generator)
         return torch.zeros(count, 1, dtype=torch.int64)
 
-    def consider(self, malignant: np.ndarray, p_malignant: np.ndarray) -> dict[str, float]:
-        """Score the present head on validation and keep it if it is the best so far."""
-        auprc, loss = auprc_benign(malignant, p_malignant), cross_entropy(malignant, p_malignant)
-        if (auprc, -loss) > (self.best.auprc, -self.best.loss):
-            state = {key: value.clone() for key, value in self.head.state_dict().items()}
-            self.best = Best(auprc, loss, self.step_number, state)
-        return {"val_auprc_benign": auprc, "val_loss": loss}
-
-    def selected(self) -> tuple[dict[str, torch.Tensor], int]:
-        """The weights that the recipe selects, and the step they belong to."""
-        if self.recipe.select == "average":
-            mean = {key: (total / self.averaged).float() for key, total in self.average.items()}
-            return mean, self.step_number
-        if self.recipe.select == "best_val":
-            assert self.best.state is not None
-            return self.best.state, self.best.step
-        return self.head.state_dict(), self.step_number
-
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
         state = {
@@ -218,12 +180,10 @@ class HeadTrainer:
             "optimizer": self.inner.state_dict(),
             "left": left_of(self.batches),
             "public_left": left_of(self.public_batches),
-            "average": self.average,
-            "averaged": self.averaged,
-            "best": self.best.__dict__,
+            "selection": self.selection.state_dict(),
         }
         if not self.randomness.secure:
-            state |= {name: getattr(self, name).get_state() for name in _STREAMS}
+            state |= {name: stream.get_state() for name, stream in self._streams.items()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -233,52 +193,17 @@ class HeadTrainer:
         self.head.load_state_dict(state["head"])
         self.inner.load_state_dict(state["optimizer"])
         if not self.randomness.secure:
-            for name in _STREAMS:
-                getattr(self, name).set_state(state[name])
+            for name, stream in self._streams.items():
+                stream.set_state(state[name])
         for batches, key in ((self.batches, "left"), (self.public_batches, "public_left")):
             if isinstance(batches, ShuffledBatches):
                 batches.left = state[key]
-        device = next(self.head.parameters()).device
-        self.average = {key: total.to(device) for key, total in state["average"].items()}
-        self.averaged = state["averaged"]
-        self.best = Best(**state["best"])
+        self.selection.load_state_dict(state["selection"])
 
-
-_STREAMS = ("batches_rng", "noise_rng", "public_rng")
-
-
-def train(
-    trainer: HeadTrainer,
-    *,
-    output: Output,
-    checkpoint_seconds: float,
-    validate: Callable[[], tuple[np.ndarray, np.ndarray]] | None,
-) -> None:
-    """Run the trainer to the end of its plan, from `last.pt` where an earlier run was stopped.
-
-    `validate` gives labels and scores of the validation set; it is called after each eligible epoch.
-    """
-    plan, last = trainer.plan, output.folder / "last.pt"
-    if last.is_file():
-        saved = checkpoint.load(last, trainer.noise_rng.device)
-        trainer.load_state_dict(saved["trainer"])
-        output.truncate_log(saved["log_size"])
-    else:
-        output.truncate_log(0)
-    saved_at = time.monotonic()
-    remaining = range(trainer.step_number, plan.steps)
-    for _ in track(remaining, "training", total=plan.steps, done=trainer.step_number):
-        trainer.step()
-        step = trainer.step_number
-        if validate is not None and step % plan.steps_per_epoch == 0 and step >= plan.first_eligible_step:
-            scores = trainer.consider(*validate())
-            output.log(step=step, epoch=step // plan.steps_per_epoch, **scores)
-        if time.monotonic() - saved_at >= checkpoint_seconds and step < plan.steps:
-            device = trainer.noise_rng.device.type
-            checkpoint.save(
-                {"trainer": trainer.state_dict(), "log_size": output.log_size(), "device": device}, last
-            )
-            saved_at = time.monotonic()
+    @property
+    def _streams(self) -> dict[str, torch.Generator]:
+        streams = {"batches": self.batches_rng, "noise": self.noise_rng, "public": self.public_rng}
+        return streams | ({"layers": self.source.layers_rng} if self.source.layers_rng else {})
 
 
 def predict(
@@ -289,13 +214,3 @@ def predict(
     with torch.no_grad():
         logits = head(source.rows(torch.from_numpy(positions), flips))
     return logits.softmax(dim=-1)[..., 1].mean(dim=1).double().cpu().numpy()
-
-
-def _inner_optimizer(head: nn.Sequential, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
-    return torch.optim.SGD(
-        head.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )

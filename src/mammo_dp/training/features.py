@@ -1,24 +1,32 @@
 """Features of the frozen body: computed once for all flips and cached, or computed from the images at every step."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
+from timm.layers import DropPath
 from torch import nn
 from torch.nn import functional
 
 from mammo_dp.data.transforms import FLIPS, flip, to_inputs
+from mammo_dp.errors import UserError
 from mammo_dp.sections import Classifier
+
+FEATURES = "features.safetensors"  # of extract_features: (n, FLIPS, d) "features", and with norm_head:
+SCALE, SHIFT = "last_norm.scale", "last_norm.shift"
 
 
 class FeatureSource(Protocol):
     """Feature vectors by position in the patch set and by flip.
 
     `fixed`: the same request gives the same tensor and costs no forward pass, so that it may be kept.
+    `layers_rng`: where stochastic depth draws from, if there is any.
     """
 
     fixed: bool
+    layers_rng: torch.Generator | None
 
     def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         """(k,) positions and (k, r) flips, each 0 to FLIPS - 1 -> (k, r, d) features."""
@@ -29,6 +37,7 @@ class CachedFeatures:
     """A (n, FLIPS, d) table, on the device."""
 
     fixed = True
+    layers_rng = None
 
     def __init__(self, table: torch.Tensor, *, normalize: bool) -> None:
         self.table = normalized(table) if normalize else table
@@ -51,9 +60,10 @@ class ImageFeatures:
         *,
         normalize: bool,
         batch_size: int,
+        layers_rng: torch.Generator | None = None,
     ) -> None:
         self.images, self.encode, self.settings = images, encode, settings
-        self.normalize, self.batch_size = normalize, batch_size
+        self.normalize, self.batch_size, self.layers_rng = normalize, batch_size, layers_rng
 
     def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         chunks = []
@@ -63,7 +73,8 @@ class ImageFeatures:
             columns = []
             for column in flips[part].T:
                 flipped = torch.stack([flip(x, int(v)) for x, v in zip(inputs, column, strict=True)])
-                columns.append(self.encode(flipped))
+                with seeded_layers(self.layers_rng, flipped.device):
+                    columns.append(self.encode(flipped))
             chunks.append(torch.stack(columns, dim=1))
         if not chunks:  # an empty Poisson batch is still a step
             width = self.encode(inputs_of(self.images[:1], self.settings)).shape[1]
@@ -77,15 +88,46 @@ def inputs_of(images: np.ndarray, settings: Classifier) -> torch.Tensor:
     return to_inputs(images, size=settings.input_size, mean=settings.mean, std=settings.std)
 
 
+@contextlib.contextmanager
+def seeded_layers(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Inside, layers that draw for themselves (stochastic depth, dropout) do so from a seed that `generator` gives."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def with_stochastic_depth(body: nn.Module) -> nn.Module:
+    """The frozen body with its stochastic depth and dropout on, each image by itself; all else stays in eval mode.
+
+    Raises UserError if it has none.
+    """
+    random = [
+        module for module in body.modules()
+        if (isinstance(module, DropPath) and module.drop_prob) or (isinstance(module, nn.Dropout) and module.p)
+    ]  # fmt: skip
+    if not random:
+        raise UserError(
+            "classifier.body_mode=train turns on stochastic depth, and this backbone has none; set "
+            "classifier.backbone_args.drop_path_rate=0.2, or classifier.body_mode=eval"
+        )
+    for module in random:
+        module.train()
+    return body
+
+
 def encoder(
     body: nn.Module, device: torch.device, *, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from (n, 3, s, s) inputs to (n, d) float32 features on the device.
 
     Raises ValueError for a body in train mode: statistics of a batch would mix one patient's image into the features
-    of others, and no clipping would bound it.
+    of others, and no clipping would bound it. Stochastic depth, which treats each image by itself, may be on.
     """
-    if any(module.training for module in body.modules()):
+    if any(module.training and not isinstance(module, (DropPath, nn.Dropout)) for module in body.modules()):
         raise ValueError("the frozen body is in train mode; features of a batch would depend on each other")
     body = body.to(device, memory_format=torch.channels_last)  # twice as fast for convolutions on a CPU
 

@@ -70,8 +70,8 @@ def _backbone(config: Config, device: torch.device, cache: Cache) -> FeatureSpac
     if settings.weights_file is not None:
         weights = file_identity(settings.weights_file, cache)
     identity = to_json(
-        settings.model_dump(exclude={"weights", "cache_features"})
-        | {"weights": weights, "precision": config.runtime.precision}
+        settings.body_settings
+        | {"weights": weights, "init_seed": settings.init_seed, "precision": config.runtime.precision}
     )
 
     def measure(images: np.ndarray) -> torch.Tensor:
@@ -86,7 +86,7 @@ def _radimagenet(config: Config, device: torch.device, cache: Cache) -> FeatureS
     # inputs scaled to [-1, 1], as its authors do
     settings = Classifier(
         backbone=RADIMAGENET, backbone_args={}, weights="none", init_seed=0, input_size=224, mean=0.5, std=0.5,
-        cache_features=False,
+        trainable="head", body_mode="eval", cache_features=False,
     )  # fmt: skip
 
     def measure(images: np.ndarray) -> torch.Tensor:

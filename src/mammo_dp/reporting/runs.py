@@ -1,0 +1,158 @@
+"""A finished classifier as a report sees it, and which runs may stand in one table and in one row."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from mammo_dp.artifacts import Artifact
+from mammo_dp.files import fingerprint
+
+PREDICTIONS = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished classifier.
+
+    `bench` is what all setups of a table share: data, backbone, weights. `recipe` is the rest of a study; synpre has
+    none (it trains by its own), and that of synpre_realft is known but for its head, `loose_recipe`.
+    """
+
+    bench: str
+    recipe: str | None
+    loose_recipe: str | None
+    setting: str  # fingerprint of everything but the seed: what may stand in one row
+    title: str
+    experiment: str
+    epsilon: float
+    privacy: str  # the rest of the privacy settings, in words
+    seed: int
+    headline: float  # end-to-end epsilon of its ledger, infinite if anything that shaped it has no guarantee
+    statement: str
+    ledger: dict[str, Any]  # its record, for what several seeds reveal together
+    test: dict[str, dict[str, Any]]  # source -> metrics, as `metrics.performance` gives them
+    selected_epoch: int | None = None
+    beside_paper: bool = True  # whether the paper's numbers may stand beside it: not for random weights
+    predictions: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)  # of the test sets
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Run":
+        manifest = artifact.manifest
+        settings = json.loads(json.dumps(manifest["settings"]))
+        one_row = {key: value for key, value in settings.items() if key != "seed"}
+        inputs = {role: record["fingerprint"] for role, record in manifest["inputs"].items()}
+        before = manifest.get("continues")
+        if before is not None:  # its body and the body's features differ from seed to seed
+            inputs = {role: value for role, value in inputs.items() if role == "patches"}
+        synthetic = _synthetic(manifest)
+        privacy, experiment = settings["privacy"], settings["experiment"]
+        norm = settings["recipe"].pop("max_grad_norm", None)
+        config: Any = OmegaConf.load(artifact.path("config.yaml"))
+        recipe = settings["recipe"] | {key: settings.get(key, "") for key in ("trainable", "classifier")}
+        exact = fingerprint(recipe)
+        loose = fingerprint({k: v for k, v in recipe.items() if k not in ("head", "hidden")})
+        predictions = pd.read_csv(artifact.path(PREDICTIONS), dtype={"patient": str}, keep_default_na=False)
+        metrics = artifact.read_json("metrics.json")
+        pretrained = experiment == "synpre"
+        return cls(
+            bench=fingerprint(
+                {
+                    "dataset": settings["dataset"],
+                    "patches": inputs["patches"],
+                    "backbone": manifest["backbone"],
+                    "version": manifest["stage_version"],
+                }
+            ),
+            recipe=None if pretrained or before is not None else exact,
+            loose_recipe=None if pretrained else loose,
+            setting=fingerprint({**one_row, "inputs": inputs, "continues": before}),
+            title=_title(config, manifest["backbone"]),
+            experiment=experiment,
+            epsilon=float(privacy["epsilon"]),
+            privacy=", ".join(_words(manifest["privacy"], norm, synthetic, settings, before)),
+            seed=settings["seed"],
+            headline=_headline(manifest["privacy"]["ledger"]),
+            statement=manifest["privacy"]["ledger"]["statement"],
+            ledger=manifest["privacy"]["ledger"],
+            test=metrics["test"],
+            selected_epoch=metrics["training"]["selected_epoch"],
+            beside_paper=not manifest["backbone"]["weights"].startswith("random"),
+            predictions=predictions[predictions["split"] == "test"],
+        )
+
+
+def _title(config: Any, backbone: dict[str, Any]) -> str:
+    weights = backbone["weights"].removeprefix("sha256 ")
+    named = weights if len(weights) < 64 else f"file {weights[:8]}"
+    return f"{config.dataset.name}, {backbone['label']} from {named} weights"
+
+
+def _synthetic(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    found = manifest["settings"].get("synthetic")
+    if found is None:
+        return None
+    return {**found, "from": manifest["inputs"]["synthetic"]["artifact"].partition("/")[2]}
+
+
+def _headline(ledger: dict[str, Any]) -> float:
+    worst = ledger["headline"]
+    return 0.0 if worst is None else math.inf if worst["epsilon"] is None else float(worst["epsilon"])
+
+
+def _words(
+    privacy: dict[str, Any],
+    norm: float | None,
+    synthetic: dict[str, Any] | None,
+    settings: dict[str, Any],
+    before: dict[str, Any] | None,
+) -> list[str]:
+    if privacy["epsilon"] == "inf":
+        words = ["not private", *(["patients averaged"] if privacy["unit"] == "patient" else [])]
+    else:
+        words = [
+            f"{privacy['unit']} level",
+            f"delta {privacy['delta']:g}",
+            f"{privacy['accountant']} accounting",
+            f"C {norm:g}",
+            f"N {privacy['public_count']}",
+            *([privacy["adjacency"]] if privacy["adjacency"] != "add_remove" else []),
+        ]
+    if settings.get("trainable"):
+        words.append(
+            {"all": "every parameter", "norm_head": "last normalisation and head"}[settings["trainable"]]
+        )
+    if settings["experiment"] == "synpre":
+        words.append(f"{settings['recipe']['epochs']} epochs")
+    if synthetic is not None:
+        role = "".join(f" {synthetic[key]}" for key in ("role", "weight") if key in synthetic)
+        words.append(f"synthetic images{role} ({synthetic['from']})")
+    if before is not None:
+        words.append(f"after {before['settings']['recipe']['epochs']} epochs of synpre")
+    return words
+
+
+def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """(bench, recipe) -> the runs of one study. What has no recipe of its own joins every study that it fits in."""
+    every = list(runs)
+    found: dict[tuple[str, str], list[Run]] = {}
+    loose: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for run in every:
+        if run.recipe is not None and run.loose_recipe is not None:
+            found.setdefault((run.bench, run.recipe), []).append(run)
+            loose.setdefault((run.bench, run.loose_recipe), set()).add((run.bench, run.recipe))
+    for run in every:
+        if run.recipe is None and run.loose_recipe is not None:
+            own = (run.bench, f"loose {run.loose_recipe}")
+            for key in loose.get((run.bench, run.loose_recipe)) or {own}:
+                found.setdefault(key, []).append(run)
+    for run in every:
+        if run.loose_recipe is None:
+            fitting = [key for key in found if key[0] == run.bench] or [(run.bench, "")]
+            for key in fitting:
+                found.setdefault(key, []).append(run)
+    return found

@@ -1,0 +1,16 @@
+"""The optimizer that a recipe names."""
+
+import torch
+from torch import nn
+
+from mammo_dp.sections import Recipe
+
+
+def inner_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Of all parameters, as it is without privacy; under privacy it takes the noisy gradients."""
+    parameters = network.parameters()
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )

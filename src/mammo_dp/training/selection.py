@@ -1,0 +1,66 @@
+"""Which weights of a run are kept: the last, the mean of the second half, or those of the best epoch on validation."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mammo_dp.metrics.classification import auprc_benign, cross_entropy
+from mammo_dp.sections import Recipe
+
+State = dict[str, torch.Tensor]
+
+
+class Selection:
+    """Follows a network through its training, for recipe.select."""
+
+    def __init__(self, recipe: Recipe, network: nn.Module, *, steps: int) -> None:
+        self.select, self.network, self.steps = recipe.select, network, steps
+        self.step = 0
+        self.averaged = 0
+        self.total: State = {}
+        if self.select == "average":
+            self.total = {
+                k: torch.zeros_like(v, dtype=torch.float64) for k, v in network.state_dict().items()
+            }
+        self.best: State | None = None
+        self.best_step, self.best_auprc, self.best_loss = 0, -1.0, math.inf
+
+    def after_step(self, step: int) -> None:
+        """Take note of the network after its step number `step`, from 1."""
+        self.step = step
+        if self.select == "average" and step > self.steps // 2:
+            self.averaged += 1
+            for key, value in self.network.state_dict().items():
+                self.total[key] += value
+
+    def consider(self, malignant: np.ndarray, p_malignant: np.ndarray) -> dict[str, float]:
+        """Keep the present network if it has the highest AUPRC (benign) so far; ties by lower loss."""
+        auprc, loss = auprc_benign(malignant, p_malignant), cross_entropy(malignant, p_malignant)
+        if (auprc, -loss) > (self.best_auprc, -self.best_loss):
+            self.best = {key: value.clone() for key, value in self.network.state_dict().items()}
+            self.best_step, self.best_auprc, self.best_loss = self.step, auprc, loss
+        return {"val_auprc_benign": auprc, "val_loss": loss}
+
+    def selected(self) -> tuple[State, int]:
+        """The weights to keep, and the step they belong to."""
+        if self.select == "average":
+            now = self.network.state_dict()
+            return {k: (v / self.averaged).to(now[k].dtype) for k, v in self.total.items()}, self.step
+        if self.select == "best_val":
+            assert self.best is not None
+            return self.best, self.best_step
+        return self.network.state_dict(), self.step
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = ("step", "averaged", "total", "best", "best_step", "best_auprc", "best_loss")
+        return {name: getattr(self, name) for name in kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = next(self.network.parameters()).device
+        for name, value in state.items():
+            if isinstance(value, dict):
+                value = {key: tensor.to(device) for key, tensor in value.items()}
+            setattr(self, name, value)
