@@ -17,7 +17,10 @@ from mammo_dp.errors import UserError
 DONE, FAILED, REFUSED = 0, 1, 2
 PRINTING = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve", "--hydra-help")
 
-STAGE_NAMES = {"status": "what is built, what failed, what to run next (the default)"}
+STAGE_NAMES = {
+    "status": "what is built, what failed, what to run next (the default)",
+    "clean": "what nothing needs any more; clean.apply=true deletes it",
+}
 
 USAGE = """\
 usage: python -m mammo_dp [stage=NAME] [KEY=VALUE ...]        one run
@@ -147,6 +150,11 @@ def _single(words: list[str]) -> int:
         from mammo_dp.status import describe
 
         print(describe(config))
+        return DONE
+    if config.stage == "clean":
+        from mammo_dp.cleaning import clean
+
+        _say(clean(config))
         return DONE
     from mammo_dp import pipeline
 

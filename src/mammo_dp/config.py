@@ -14,12 +14,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from mammo_dp.errors import UserError
 from mammo_dp.sections import (
     Classifier,
+    Clean,
     Dataset,
     Evaluation,
     Experiment,
     Export,
     Gan,
     Patches,
+    Predict,
     Privacy,
     Recipe,
     Runtime,
@@ -30,6 +32,7 @@ from mammo_dp.sections import (
 
 StageName = Literal[
     "status",
+    "clean",
     "extract_patches",
     "train_gan",
     "sample_synthetic",
@@ -38,6 +41,7 @@ StageName = Literal[
     "train_classifier",
     "report",
     "export",
+    "predict",
 ]
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 UNNAMED = (
@@ -66,6 +70,8 @@ class Config(Section):
     evaluation: Evaluation
     features_of: Literal["patches", "synthetic"]  # what stage=extract_features reads
     export: Export
+    predict: Predict
+    clean: Clean
     runtime: Runtime
 
     @property
@@ -187,6 +193,16 @@ class Config(Section):
                 "synpre_realft goes on from the head of synpre, which was trained on other features: set "
                 "recipe.normalize_features as pretraining.normalize_features, or recipe.zero_init=true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _predictions_need_a_model_and_images(self) -> "Config":
+        for key in ("model", "input"):
+            if self.stage == "predict" and getattr(self.predict, key) is None:
+                what = {"model": "FOLDER of a trained classifier", "input": "FOLDER of patches, or TABLE"}[
+                    key
+                ]
+                raise ValueError(f"predict.{key} is missing; set predict.{key}={what}")
         return self
 
     @model_validator(mode="after")

@@ -265,7 +265,7 @@ def _built(node: Node, overrides: list[str], announce: Callable[[str], None]) ->
 
 
 def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fresh: bool) -> Artifact:
-    confidential = node.config.dataset.is_confidential
+    confidential = node.config.dataset.is_confidential or node.stage.name == "predict"
     mask = Mask.of(outside_paths(node.config), confidential=confidential)
     content = {role: artifact.content for role, artifact in inputs.items()}
     yaml = _to_yaml(node.config, mask)
@@ -275,6 +275,9 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
         module = importlib.import_module(node.stage.module)
         result: StageResult = module.run(node.config, inputs, output)
         files.write_atomic(node.folder / "metrics.json", files.to_json(result.metrics))
+        ledger = _ledger_record(node, result)
+        if hasattr(module, "describe"):
+            module.describe(node.config, result, ledger, output)
         recorded = {role: _input_record(artifact) for role, artifact in inputs.items()}
         return output.finish(
             {
@@ -288,7 +291,7 @@ def _run(node: Node, inputs: Mapping[str, Artifact], *, overrides: list[str], fr
                 "seeds": _seeds(node.config),
                 "summary": result.summary,
                 **result.manifest,
-                "privacy": {**result.manifest.get("privacy", {}), "ledger": _ledger_record(node, result)},
+                "privacy": {**result.manifest.get("privacy", {}), "ledger": ledger},
             }
         )
     except Exception as error:
@@ -354,6 +357,11 @@ def outside_paths(config: Config) -> dict[str, str]:
         paths["classifier.weights"] = config.classifier.weights
     if config.synthetic.root is not None and Path(config.synthetic.root).is_absolute():
         paths["synthetic.root"] = config.synthetic.root
+    paths |= {
+        key: path
+        for key, path in (("predict.model", config.predict.model), ("predict.input", config.predict.input))
+        if path
+    }
     if config.evaluation.inception_weights != "download":
         paths["evaluation.inception_weights"] = config.evaluation.inception_weights
     if config.evaluation.radimagenet_weights is not None:

@@ -331,6 +331,20 @@ class Export(Section):
         return [given] if isinstance(given, str) else given
 
 
+class Predict(Section):
+    """What stage=predict scores, and with what."""
+
+    model: str | None  # folder of a trained classifier: a finished run, or an exported bundle
+    input: str | None  # folder of images, each one patch, or a table (CSV) of images and where the lesion is
+    names: bool  # also write the files' names, which may name patients
+
+
+class Clean(Section):
+    """What stage=clean may do."""
+
+    apply: bool  # delete what it lists
+
+
 class Runtime(Section):
     """Where and how fast; `precision`, and for the GAN `compile` and `channels_last`, can change a result."""
 

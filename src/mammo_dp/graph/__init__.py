@@ -121,5 +121,20 @@ STAGES: dict[str, Stage] = {
             upstream=lambda config: {"classifier": Input("train_classifier"), **settings.body_input(config)},
             optional=True,
         ),
+        Stage(
+            name="predict",
+            summary="a trained classifier and your patches or table -> scores",
+            module="mammo_dp.stages.predict",
+            version=1,
+            groups=("classifier", "predict", "runtime"),
+            label=lambda config: "scores",
+            settings=lambda config: {
+                "names": config.predict.names,
+                "precision": config.runtime.precision,
+            },
+            events=events.no_events,  # beyond what the model has revealed already
+            outside=outside.model_and_images,
+            optional=True,
+        ),
     )
 }

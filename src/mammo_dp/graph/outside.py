@@ -81,6 +81,17 @@ def backbone_weights(config: Config, store: Store) -> dict[str, str]:
     return {} if config.experiment.continues_synpre else weights(config, store)
 
 
+def model_and_images(config: Config, store: Store) -> dict[str, str]:
+    """Of the classifier's files, and of what it is to score."""
+    from mammo_dp.data import unlabelled  # loads numpy
+
+    model = Path(str(config.predict.model))
+    identities = {
+        path.name: files.file_identity(path, store.cache) for path in sorted(model.glob("*.safetensors"))
+    }
+    return {**identities, "images": unlabelled.identity(Path(str(config.predict.input)))}
+
+
 def evaluation_weights(config: Config, store: Store) -> dict[str, str]:
     """Identity of each feature space's weights or library. What is not there is left out of the evaluation."""
     from mammo_dp.metrics import radiomics  # quick to import

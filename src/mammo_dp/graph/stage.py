@@ -23,7 +23,8 @@ class Stage:
     """One kind of work.
 
     `module` holds `run(config, inputs, output) -> StageResult` and, if bad input can be told before any folder is
-    made, `check(config)` and `check_ledger(config, ledger)`, which raise UserError. It is imported only when it is
+    made, `check(config)` and `check_ledger(config, ledger)`, which raise UserError. `describe(config, result, ledger,
+    output)`, if there, writes what needs the ledger. It is imported only when it is
     needed: torch is slow to load.
 
     `events` has no default: whoever adds a stage must say what it does to private data, from the configuration alone,

@@ -1,10 +1,68 @@
-"""The model card of an exported bundle, from what the bundle holds anyway."""
+"""The model card of a trained classifier, in the form of the Hugging Face hub (Mitchell et al. 2019)."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from mammo_dp.reporting.template import template
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mammo_dp.reporting.table1 import SOURCES, interval_words, short
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
+METRICS = {
+    "auroc": "AUROC",
+    "auprc_benign": "AUPRC, benign positive",
+    "auprc_malignant": "AUPRC, malignant positive",
+}
 
 
-def model_card(settings: dict[str, Any], privacy: dict[str, Any]) -> str:
-    """Markdown. `settings` and `privacy` are the bundle's config.yaml and privacy.json."""
-    return template("model_card.md.j2").render(settings=settings, privacy=privacy)
+def model_card(
+    settings: Mapping[str, Any],
+    *,
+    statement: str,
+    bundle: bool,
+    epsilon: str,
+    test: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Markdown. `settings`: those that may leave (export.released_settings); `epsilon`: end to end, in words.
+
+    test: metrics by test set, exact functions of test patients' images; None leaves them out.
+    """
+    name = f"{settings['experiment']}-{settings['dataset']}"
+    results = [
+        EvalResult(
+            task_type="image-classification", dataset_type=source, dataset_name=SOURCES.get(source, source),
+            metric_type=metric, metric_name=words, metric_value=round(found[metric], 4),
+        )
+        for source, found in (test or {}).items()
+        for metric, words in METRICS.items()
+        if found.get(metric) is not None
+    ]  # fmt: skip
+    data = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["mammography", "breast-mass", "differential-privacy", "research-only"],
+        model_name=name,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        data, template_path=str(TEMPLATE), settings=settings, statement=statement, bundle=bundle, epsilon=epsilon,
+        rows=_rows(test or {}),
+    )  # fmt: skip
+    return card.content.strip() + "\n"
+
+
+def _rows(test: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    rows = []
+    for source, found in test.items():
+        for level in ("patch", "lesion", "patient"):
+            metrics = found if level == "patch" else found.get(level)
+            if metrics is None or metrics["auroc"] is None:
+                continue
+            cells = [
+                f"{short(metrics[m])} {interval_words(metrics['intervals'].get(m))}".strip() for m in METRICS
+            ]
+            rows.append(
+                [SOURCES.get(source, source), level, f"{metrics['n']} ({metrics['n_malignant']})", *cells]
+            )
+    return rows

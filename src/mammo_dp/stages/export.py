@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache, file_identity, to_json
+from mammo_dp.files import Cache, to_json
 from mammo_dp.models.classifier import BODY, HEAD, model_record
+from mammo_dp.models.released import released_settings
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon
@@ -88,7 +89,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     (folder / "privacy.json").write_text(to_json(privacy))
     (folder / "STATEMENT.md").write_text(f"# Privacy statement\n\n{privacy['statement']}\n")
-    (folder / "README.md").write_text(model_card(settings, privacy))
+    card = model_card(
+        settings,
+        statement=privacy["statement"],
+        bundle=True,
+        epsilon=rounded_up(ledger.headline_epsilon, digits=4),
+    )
+    (folder / "README.md").write_text(card)
     epsilon = _with_earlier(own, output.folder.parents[1], register=True).headline_epsilon
     scope = (
         f"All bundles built in this folder of artifacts from the same patients reveal together at most epsilon "
@@ -114,34 +121,6 @@ def _with_earlier(own: Ledger, root: Path, *, register: bool = False) -> Ledger:
     studies = {event.study for event in own.events}
     both = (*own.events, *(event for event in earlier if event.study in studies))
     return replace(own, events=tuple(dict.fromkeys(both)))
-
-
-def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
-    """The configuration that may leave: no path, no seed of training, nothing of the machine."""
-    weights = config.classifier.weights_file
-    public = {"imagenet": "imagenet", "none": "random"}.get(config.classifier.weights, "a file of its own")
-    settings: dict[str, Any] = {
-        "dataset": config.dataset.name,
-        "split": config.dataset.split,
-        "precision": config.runtime.precision,
-        "experiment": config.experiment.name,
-        "patches": config.patches.model_dump(),
-        "classifier": config.classifier.model_dump(exclude={"cache_features"}) | {"weights": public},
-        "recipe": config.recipe.model_dump(),
-        "privacy": config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count},
-    }
-    if weights is not None:  # of public pre-training; without it the head cannot be used
-        settings["classifier"]["weights_sha256"] = file_identity(weights, cache)
-    if config.experiment.uses_synthetic:
-        settings["synthetic"] = config.synthetic.model_dump(exclude={"root", "seed"})
-    if config.trains_gan:
-        settings["gan"] = config.gan.model_dump(exclude={"seed"})
-        settings["gan"]["privacy"] |= {"public_count": config.generator_count}
-        if not config.gan.privacy.is_private:
-            settings["gan"]["privacy"] = {"epsilon": "inf"}
-    if not config.privacy.is_private:
-        settings["privacy"] = {"epsilon": "inf", "unit": config.privacy.unit}
-    return settings
 
 
 def _privacy(config: Config, record: Mapping[str, Any], ledger: Ledger, cache: Cache) -> dict[str, Any]:

@@ -17,12 +17,15 @@ from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, digest, sha256, to_json
 from mammo_dp.metrics.performance import performance
 from mammo_dp.models.classifier import BODY, HEAD, build_body, model_record, weights_name
-from mammo_dp.privacy.accounting import epsilon
+from mammo_dp.models.released import released_settings
+from mammo_dp.privacy import accounting
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
 from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
+from mammo_dp.reporting.model_card import model_card
+from mammo_dp.rounding import rounded_up
 from mammo_dp.training import device as devices
 from mammo_dp.training.classifier import PublicSet
 from mammo_dp.training.loop import train
@@ -31,6 +34,7 @@ from mammo_dp.training.selection import State
 from mammo_dp.training.units import check_both_classes, units_of
 
 PREDICTIONS = "predictions.csv"
+CARD = "README.md"
 
 
 def check(config: Config) -> None:
@@ -89,6 +93,19 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         most_images=max(images, default=None),
         release=weights,
     )
+
+
+def describe(config: Config, result: StageResult, ledger: Mapping[str, Any], output: Output) -> None:
+    """Write the model card of the run, for its owner."""
+    spent = (ledger["headline"] or {"epsilon": 0.0})["epsilon"]
+    card = model_card(
+        released_settings(config, output.cache),
+        statement=ledger["statement"],
+        bundle=False,
+        epsilon="unknown" if spent is None else rounded_up(spent, digits=4),
+        test=result.metrics["test"],
+    )
+    (output.folder / CARD).write_text(card)
 
 
 def _save(state: State, config: Config, inputs: Mapping[str, Artifact], output: Output) -> str:
@@ -213,7 +230,7 @@ def _training_record(config: Config, plan: Plan, step: int) -> dict[str, Any]:
     }
     if plan.mechanism is not None:
         partial = replace(plan.mechanism, steps=step)
-        record["epsilon_at_selected_epoch"] = epsilon(
+        record["epsilon_at_selected_epoch"] = accounting.epsilon(
             partial, delta=config.privacy.delta, accountant=config.privacy.accountant
         )
     return record

@@ -1,0 +1,69 @@
+"""Images to be scored: a folder of patches, or a table that names images and where the lesion is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_dp.data.cutting import Geometry, Task
+from mammo_dp.data.readers.regions import REGIONS, Unusable, existing, region_of
+from mammo_dp.data.records import WholeImage
+from mammo_dp.data.tables import FAULT, read_table
+from mammo_dp.errors import UserError
+from mammo_dp.files import digest, sha256, tree_identity
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".dcm", ".pgm")
+TITLE = "the table of predict.input"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One score that is asked for. `task` is None where the row cannot be used, for the `reason`."""
+
+    row: str  # "row 3" of a table, "file 3" of a folder in the order of its sorted names
+    name: str
+    task: Task | None
+    reason: str = ""
+
+
+def wanted(path: Path, geometry: Geometry) -> list[Wanted]:
+    """What to score, in order. Raises UserError if there is nothing there."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
+            raise UserError(
+                f"predict.input holds no image ({', '.join(SUFFIXES)}); give a folder of patches or a table"
+            )
+        return [
+            Wanted(
+                f"file {number}",
+                file.relative_to(path).as_posix(),
+                Task(file, ((0, WholeImage()),), geometry),
+            )
+            for number, file in enumerate(files, start=1)
+        ]
+    if not path.is_file():
+        raise UserError("predict.input does not exist; give a folder of patches or a table (CSV)")
+    found = []
+    for number, row in read_table(path, title=TITLE, required=("image",), optional=REGIONS):
+        name, reason, task = row["image"], row[FAULT], None
+        if not reason:
+            try:
+                task = Task(existing(path, name, "image"), ((0, region_of(row, path)),), geometry)
+            except Unusable as fault:
+                reason = str(fault)
+        found.append(Wanted(f"row {number}", name, task, reason))
+    return found
+
+
+def identity(path: Path) -> str:
+    """Hash of what is to be scored: names, sizes and times of a folder's files, or the table and what it names."""
+    if path.is_dir():
+        return tree_identity(path)
+    if not path.is_file():
+        raise UserError("predict.input does not exist; give a folder of patches or a table (CSV)")
+    stats: list[list[object]] = []
+    for _, row in read_table(path, title=TITLE, required=("image",), optional=REGIONS):
+        for name in (row["image"], row.get("mask", "")):
+            file = path.parent / name
+            if name and file.is_file():
+                stats.append([name, file.stat().st_size, file.stat().st_mtime_ns])
+    return digest([sha256(path), stats])

@@ -1,0 +1,117 @@
+"""A trained classifier as it was saved: what its file says of itself, and the networks built again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from mammo_dp.artifacts import Artifact, Store
+from mammo_dp.errors import UserError
+from mammo_dp.files import Cache, file_identity
+from mammo_dp.layers import Affine
+from mammo_dp.models.classifier import BODY, HEAD, build_body, take_norm
+from mammo_dp.sections import Classifier
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A folder with a trained classifier: a finished run, or a bundle."""
+
+    folder: Path
+    artifact: Artifact | None  # of a run; its files are checked against its manifest
+    record: dict[str, Any]  # `models.classifier.model_record`
+
+    @classmethod
+    def open(cls, folder: Path) -> "Saved":
+        """Raises UserError if the folder holds no classifier."""
+        path = folder / HEAD
+        if not path.is_file():
+            raise UserError(
+                f"predict.model={folder} holds no {HEAD}; give the folder of a finished run in "
+                "outputs/train_classifier/, or an exported bundle"
+            )
+        artifact = Store(folder.parents[1]).load(folder) if (folder / "manifest.json").is_file() else None
+        try:
+            with safe_open(artifact.path(HEAD) if artifact else path, "pt") as file:
+                return cls(folder, artifact, json.loads((file.metadata() or {})["model"]))
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"{HEAD} of predict.model cannot be read ({type(error).__name__}); export or train it again"
+            ) from None
+
+    @property
+    def body_file(self) -> Path | None:
+        """The body that was trained here: in this folder, or in the run of synpre that this one went on from."""
+        if self.record["body"] != BODY:
+            return None
+        if (self.folder / BODY).is_file():
+            return self.artifact.path(BODY) if self.artifact else self.folder / BODY
+        if self.artifact is not None and "body" in self.artifact.manifest["inputs"]:
+            before = self.folder.parents[1] / self.artifact.manifest["inputs"]["body"]["artifact"]
+            if (before / BODY).is_file():
+                return before / BODY
+        raise UserError(
+            f"predict.model has no {BODY} and the run that made it is gone; train it again, or export it first"
+        )
+
+    def head(self) -> nn.Sequential:
+        """The trained head, in eval mode."""
+        tensors = _tensors(self.folder / HEAD)
+        layers: dict[int, nn.Module] = {}
+        for key in tensors:
+            number, kind = int(key.split(".")[0]), tensors[key]
+            if key.endswith(".weight"):
+                layers[number] = (
+                    Affine(len(kind)) if kind.ndim == 1 else nn.Linear(kind.shape[1], kind.shape[0])
+                )
+        for number in range(max(layers)):
+            layers.setdefault(number, nn.LeakyReLU(0.2))
+        head = nn.Sequential(*(layers[number] for number in sorted(layers)))
+        head.load_state_dict(tensors, strict=True)
+        return head.eval()
+
+    def body(self, given: Classifier, cache: Cache) -> nn.Module:
+        """The body that the head was trained on, as `given` names its weights where they came from outside.
+
+        Raises UserError if those are other weights.
+        """
+        kept = self.record["classifier"]
+        settings = Classifier(
+            **{k: v for k, v in kept.items()}, weights=self._weights(given, cache), init_seed=self._init_seed,
+            body_mode="eval", cache_features=False,
+        )  # fmt: skip
+        body = build_body(settings, _tensors(self.body_file) if self.body_file else None)
+        if settings.trainable == "norm_head":
+            take_norm(body, settings)
+        return body
+
+    @property
+    def _init_seed(self) -> int:
+        words = self.record["body"].split()
+        return int(words[-1]) if words[0] == "random," else 0
+
+    def _weights(self, given: Classifier, cache: Cache) -> str:
+        name = self.record["body"]
+        if name == BODY or name.startswith("random"):
+            return "none"
+        if name == "imagenet":
+            return "imagenet"
+        wanted = name.removeprefix("sha256 ")
+        packaged = [f"pkg:{path.name}" for path in Path(__file__).parent.glob("*.safetensors")]
+        for weights in (given.weights, *packaged):
+            file = given.model_copy(update={"weights": weights}).weights_file
+            if file is not None and file.is_file() and file_identity(file, cache) == wanted:
+                return weights
+        raise UserError(
+            f"the classifier stands on backbone weights with SHA-256 {wanted[:16]}..., which classifier.weights="
+            f"{given.weights} are not; give classifier.weights=FILE of those"
+        )
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
