@@ -16,7 +16,7 @@ TITLE = "the table of predict.input"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One score that is asked for. `task` is None where the row cannot be used, for the `reason`."""
+    """One score that is asked for. Its `task` has its place in the list for a number, and is None where the row cannot be used, for the `reason`."""
 
     row: str  # "row 3" of a table, "file 3" of a folder in the order of its sorted names
     name: str
@@ -36,18 +36,19 @@ def wanted(path: Path, geometry: Geometry) -> list[Wanted]:
             Wanted(
                 f"file {number}",
                 file.relative_to(path).as_posix(),
-                Task(file, ((0, WholeImage()),), geometry),
+                Task(file, ((number - 1, WholeImage()),), geometry),
             )
             for number, file in enumerate(files, start=1)
         ]
     if not path.is_file():
         raise UserError("predict.input does not exist; give a folder of patches or a table (CSV)")
-    found = []
+    found: list[Wanted] = []
     for number, row in read_table(path, title=TITLE, required=("image",), optional=REGIONS):
         name, reason, task = row["image"], row[FAULT], None
         if not reason:
             try:
-                task = Task(existing(path, name, "image"), ((0, region_of(row, path)),), geometry)
+                region = region_of(row, path)
+                task = Task(existing(path, name, "image"), ((len(found), region),), geometry)
             except Unusable as fault:
                 reason = str(fault)
         found.append(Wanted(f"row {number}", name, task, reason))
@@ -57,7 +58,12 @@ def wanted(path: Path, geometry: Geometry) -> list[Wanted]:
 def identity(path: Path) -> str:
     """Hash of what is to be scored: names, sizes and times of a folder's files, or the table and what it names."""
     if path.is_dir():
-        return tree_identity(path)
+        try:
+            return tree_identity(path)
+        except FileNotFoundError:
+            raise UserError(
+                "predict.input holds no file; give a folder of patches or a table (CSV)"
+            ) from None
     if not path.is_file():
         raise UserError("predict.input does not exist; give a folder of patches or a table (CSV)")
     stats: list[list[object]] = []

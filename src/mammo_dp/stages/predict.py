@@ -37,14 +37,14 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     saved = Saved.open(Path(str(config.predict.model)))
     asked = unlabelled.wanted(Path(str(config.predict.input)), _geometry(saved))
     patches, lines = {}, {}
-    tasks = {task: number for number, item in enumerate(asked) if (task := item.task) is not None}
+    tasks = [item.task for item in asked if item.task is not None]
     workers = workers_for(config.runtime.workers, len(tasks))
     for task, made in track(each(cut_image, tasks, workers=workers), "patches", total=len(tasks)):
-        number = tasks[task]
-        reason = made.outcomes[0] if made else "this image ended the process that read it"
+        ((number, _),) = task.lesions
+        reason = made.outcomes[number] if made else "this image ended the process that read it"
         lines[number] = (made.sha256 if made else "", reason if isinstance(reason, str) else "")
         if made and made.pngs:
-            patches[number] = cv2.imdecode(np.frombuffer(made.pngs[0], np.uint8), cv2.IMREAD_GRAYSCALE)
+            patches[number] = cv2.imdecode(np.frombuffer(made.pngs[number], np.uint8), cv2.IMREAD_GRAYSCALE)
     order = sorted(patches)
     scores = dict(zip(order, _scores([patches[n] for n in order], saved, config, device), strict=True))
     table = pd.DataFrame(

@@ -1,0 +1,154 @@
+"""The five setups through the command line, norm_head and stochastic depth."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mammo_dp.artifacts import Store
+from mammo_dp.errors import UserError
+from mammo_dp.models.classifier import build_body, take_norm
+from mammo_dp.pipeline import Node
+from mammo_dp.training.features import encoder, with_stochastic_depth
+from tests.conftest import config_of
+
+MADE = (
+    "build_inputs=true", "stage=train_classifier", "synthetic.per_class=8", "gan.epochs=2", "gan.checkpoint_every=2",
+    "gan.stop_after=9", "recipe.epochs=3", "recipe.batch_size=16", "pretraining.epochs=2", "pretraining.batch_size=8",
+    "synthetic.val_fraction=0.5", "dataset.val_fraction=0.3",
+)  # fmt: skip
+
+
+def run(small, *words: str):
+    every = [*small.small, *MADE, *words]
+    assert small.run(*every) == 0
+    return Node.of(config_of(*every)).artifact()
+
+
+@pytest.mark.parametrize("select", ["last", "average", "best_val"])
+@pytest.mark.parametrize("experiment", ["real", "syn", "synpre", "real_syn", "synpre_realft"])
+def test_every_setup_selects_an_epoch_and_says_what_it_spent(small, experiment, select):
+    private = experiment in ("real", "real_syn", "synpre_realft")
+    words = (f"recipe.select={select}", f"pretraining.select={select}", "privacy.accountant=rdp")
+    artifact = run(small, f"experiment={experiment}", f"privacy.epsilon={2 if private else 'inf'}", *words)
+    training = artifact.read_json("metrics.json")["training"]
+    assert 0 <= training["selected_epoch"] <= 3
+    assert ("epsilon_at_selected_epoch" in training) == private
+    if private:
+        assert 0 < training["epsilon_at_selected_epoch"] <= 2.0001
+        assert artifact.manifest["privacy"]["epsilon_spent"] <= 2
+    assert "intervals" in artifact.read_json("metrics.json")["test"]["toy_cbis"]
+    assert "not for clinical use" in artifact.path("README.md").read_text().lower()
+
+
+def test_synpre_trains_the_body_and_realft_goes_on_from_that_of_its_seed(small):
+    common = ("recipe.select=last", "pretraining.select=last", "privacy.accountant=rdp")
+    folders, bodies = {}, {}
+    for seed in (1, 2):
+        tuned = run(small, "experiment=synpre_realft", "privacy.epsilon=2", f"seed={seed}", *common)
+        folders[seed] = tuned.manifest["inputs"]["body"]["artifact"]
+        before = Store(small.outputs).load(small.outputs / folders[seed])
+        assert before.manifest["settings"]["seed"] == seed
+        bodies[seed] = load_file(before.path("body.safetensors"))
+        assert set(load_file(tuned.path("head.safetensors"))) == {
+            "0.weight",
+            "0.bias",
+        }  # linear, whatever the recipe
+        features = Store(small.outputs).load(small.outputs / tuned.manifest["inputs"]["features"]["artifact"])
+        assert features.manifest["inputs"]["body"]["artifact"] == folders[seed]
+    start = build_body(config_of(*small.small).classifier).state_dict()
+    assert any((bodies[1][key] != start[key]).any() for key in start)
+    assert any((bodies[1][key] != bodies[2][key]).any() for key in start)
+
+
+def test_realft_starts_from_the_head_of_synpre_unless_it_starts_at_zero(small):
+    still = (
+        "recipe.lr=1e-30",
+        "recipe.select=last",
+        "pretraining.select=last",
+        "privacy.epsilon=inf",
+        "recipe.epochs=1",
+    )
+    tuned = run(small, "experiment=synpre_realft", *still)
+    before = load_file(small.outputs / tuned.manifest["inputs"]["body"]["artifact"] / "head.safetensors")
+    for key, value in load_file(tuned.path("head.safetensors")).items():
+        torch.testing.assert_close(value, before[key])
+    zero = run(small, "experiment=synpre_realft", *still, "recipe.zero_init=true")
+    assert load_file(zero.path("head.safetensors"))["0.weight"].abs().max() < 1e-6
+
+
+def test_synthetic_only_runs_validate_on_real_patients_only_when_asked(small):
+    def validation_events(*words: str) -> list[str]:
+        artifact = run(small, "experiment=syn", "privacy.epsilon=inf", "recipe.select=best_val", *words)
+        events = artifact.manifest["privacy"]["ledger"]["events"]
+        return [e["what"] for e in events if e["cohort"] == "validation" and e["effect"] == "shapes_model"]
+
+    assert validation_events() == []
+    assert validation_events("synthetic.validation=real") == ["choice of the epoch"]
+
+
+def test_a_recipe_does_not_change_synpre(small):
+    words = [*small.small, *MADE, "experiment=synpre", "privacy.epsilon=inf"]
+    assert Node.of(config_of(*words)).folder == Node.of(config_of(*words, "recipe=dp_gd")).folder
+    assert Node.of(config_of(*words)).folder != Node.of(config_of(*words, "pretraining.epochs=1")).folder
+    tuned = [*small.small, *MADE, "experiment=synpre_realft", "privacy.epsilon=2", "privacy.delta=0.01"]
+    assert Node.of(config_of(*tuned)).inputs["body"].folder == Node.of(config_of(*words)).folder
+
+
+def test_the_norm_of_a_swin_comes_apart_and_gives_the_same_features(small):
+    settings = config_of(*small.small).classifier
+    images = torch.randn(3, 3, 64, 64)
+    body = build_body(settings)
+    with torch.no_grad():
+        body.norm.weight.uniform_(0.5, 2)
+        body.norm.bias.uniform_(-1, 1)
+        before = body(images)
+        affine = take_norm(body, settings)
+        torch.testing.assert_close(affine(body(images)), before, rtol=1e-4, atol=1e-5)
+        assert (body(images) - before).abs().max() > 0.1
+    mobile = settings.model_copy(
+        update={"backbone": "mobilenetv2_100", "backbone_args": {}, "weights": "none"}
+    )
+    with pytest.raises(UserError, match="norm_head needs a backbone"):
+        take_norm(build_body(mobile), mobile)
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_norm_head_trains_scale_and_shift_under_privacy(small, cached):
+    words = ("classifier.trainable=norm_head", "privacy.epsilon=2", "privacy.accountant=rdp", "recipe.select=last",
+             "recipe.lr=0.01", f"classifier.cache_features={cached}")  # fmt: skip
+    artifact = run(small, "experiment=synpre_realft", "pretraining.select=last", *words)
+    head = load_file(artifact.path("head.safetensors"))
+    assert set(head) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    body = load_file(small.outputs / artifact.manifest["inputs"]["body"]["artifact"] / "body.safetensors")
+    assert 0 < (head["0.weight"] - body["norm.weight"]).abs().max() < 1
+
+
+def test_stochastic_depth_is_random_in_training_alone_and_repeats(small):
+    settings = config_of(*small.small).classifier
+    mobile = {"backbone": "mobilenetv2_100", "backbone_args": {}, "weights": "none"}
+    without = build_body(settings.model_copy(update=mobile))
+    with pytest.raises(UserError, match="has none"):
+        with_stochastic_depth(without)
+    args = {**settings.backbone_args, "drop_path_rate": 0.5}
+    body = with_stochastic_depth(build_body(settings.model_copy(update={"backbone_args": args})))
+    encode = encoder(body, torch.device("cpu"), precision="float32")
+    images = torch.randn(8, 3, 64, 64)
+    assert (encode(images) - encode(images)).abs().max() > 1e-3
+    words = (
+        "recipe.select=last",
+        "privacy.epsilon=inf",
+        "recipe.epochs=1",
+        "+classifier.backbone_args.drop_path_rate=0.5",
+    )
+    eval_ = run(small, *words, "seed=3")
+    first = run(small, *words, "classifier.body_mode=train", "seed=3")
+    again = run(small, *words, "classifier.body_mode=train", "seed=3", "force=true")
+    heads = [load_file(a.path("head.safetensors"))["0.weight"] for a in (eval_, first, again)]
+    assert torch.equal(heads[1], heads[2])
+    assert not torch.equal(heads[0], heads[1])
+    assert first.manifest["inputs"].keys() == {"patches"}
+    assert json.loads((first.folder / "metrics.json").read_text())["test"]["toy_cbis"]["n"] > 0
+    assert np.isfinite(heads[1].numpy()).all()
