@@ -132,7 +132,8 @@ def test_two_processes_give_what_one_gives(small, tmp_path):
 def test_a_failed_run_does_not_stop_the_others(small, capsys):
     """best_val without validation patches of both classes fails when it runs; status lists it with its overrides."""
     words = sweep_of(small, "recipe.select=last,best_val", "experiment=syn", "synthetic.val_fraction=1e-9",
-                     "seed=31", "privacy.epsilon=inf", "gan.epochs=1", "gan.checkpoint_every=1", "synthetic.per_class=4")  # fmt: skip
+                     "seed=31", "privacy.epsilon=inf", "gan.epochs=1", "gan.checkpoint_every=1",
+                     "synthetic.per_class=4")  # fmt: skip
     assert small.run(*words) == cli.FAILED
     said = capsys.readouterr().out
     assert "1 of 2 runs failed" in said

@@ -16,7 +16,7 @@ TITLE = "the table of predict.input"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One score that is asked for. Its `task` has its place in the list for a number, and is None where the row cannot be used, for the `reason`."""
+    """A score that is asked for. The number in its `task` is its place in the list; without one there is a `reason`."""
 
     row: str  # "row 3" of a table, "file 3" of a folder in the order of its sorted names
     name: str

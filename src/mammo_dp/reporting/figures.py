@@ -107,7 +107,8 @@ def curves(study: Study, epsilon: float) -> str:
             line[1].axhline(chance, color="0.6", linewidth=0.8, linestyle=":")
         for row in rows:
             _draw(line, row, source)
-    axes[0][0].legend(fontsize=7)
+    if axes[0][0].get_legend_handles_labels()[1]:
+        axes[0][0].legend(fontsize=7)
     return to_svg(figure)
 
 
