@@ -36,6 +36,7 @@ class Run:
     statement: str
     ledger: dict[str, Any]  # its record, for what several seeds reveal together
     test: dict[str, dict[str, Any]]  # source -> metrics, as `metrics.performance` gives them
+    recipe_name: str = ""
     selected_epoch: int | None = None
     beside_paper: bool = True  # whether the paper's numbers may stand beside it: not for random weights
     predictions: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)  # of the test sets
@@ -80,6 +81,7 @@ class Run:
             statement=manifest["privacy"]["ledger"]["statement"],
             ledger=manifest["privacy"]["ledger"],
             test=metrics["test"],
+            recipe_name=config.recipe.name,
             selected_epoch=metrics["training"]["selected_epoch"],
             beside_paper=not manifest["backbone"]["weights"].startswith("random"),
             predictions=predictions[predictions["split"] == "test"],
