@@ -116,6 +116,11 @@ FAULTS = (
         ("tests/privacy/test_loss_distribution.py::test_group_of_a_full_batch_is_k_mu",),
     ),
     Fault(
+        "scale and shift left out of the norm", "privacy.gradients",
+        "return self.scale.square().sum(dim=1) + self.shift.square().sum(dim=1)", "return 0 * self.shift.sum(dim=1)",
+        (GRADIENTS,),
+    ),
+    Fault(
         "no clipping of a whole network's gradients", "privacy.network_gradients",
         "(max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0) / counts", "torch.ones_like(norms) / counts",
         (NETWORK,),

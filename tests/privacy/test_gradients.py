@@ -7,11 +7,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from mammo_dp.layers import Affine
 from mammo_dp.privacy.gradients import gradient_sum
+
+KINDS = ["linear", "mlp", "affine", "affine mlp"]  # affine: the body's last scale and shift train too
 
 
 def make_head(kind: str, d: int = 12) -> nn.Sequential:
     torch.manual_seed(0)
+    if kind.startswith("affine"):
+        affine = Affine(d).double()
+        nn.init.normal_(affine.weight)
+        nn.init.normal_(affine.bias)
+        return nn.Sequential(affine, *make_head(kind.removeprefix("affine ").replace("affine", "linear"), d))
     if kind == "linear":
         return nn.Sequential(nn.Linear(d, 2)).double()
     return nn.Sequential(nn.Linear(d, 7), nn.LeakyReLU(0.2), nn.Linear(7, 2)).double()
@@ -42,7 +50,7 @@ def batch(units: int, rows: int, seed: int = 1) -> tuple[torch.Tensor, torch.Ten
     )  # the images of a patient may differ in label
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 4, 9])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("norm", [None, 0.3])
@@ -60,7 +68,7 @@ def test_closed_form_equals_autograd(kind, rows, smoothing, norm):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(["linear", "mlp"]),
+    kind=st.sampled_from(KINDS),
     rows=st.sampled_from([1, 4]),
     norm=st.floats(0.01, 5),
     scale=st.floats(0.1, 1000),
@@ -96,7 +104,7 @@ def test_clipping_each_flip_is_not_clipping_the_image():
     assert whole.norm() <= 1 + 1e-9 < apart.norm()
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_unit_gives_zeros(kind):
     head = make_head(kind)
     gradient = summed(

@@ -202,8 +202,12 @@ class HeadTrainer:
 
     @property
     def _streams(self) -> dict[str, torch.Generator]:
-        streams = {"batches": self.batches_rng, "noise": self.noise_rng, "public": self.public_rng}
-        return streams | ({"layers": self.source.layers_rng} if self.source.layers_rng else {})
+        streams = {
+            "batches_rng": self.batches_rng,
+            "noise_rng": self.noise_rng,
+            "public_rng": self.public_rng,
+        }
+        return streams | ({"layers_rng": self.source.layers_rng} if self.source.layers_rng else {})
 
 
 def predict(
