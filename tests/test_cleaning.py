@@ -1,7 +1,9 @@
 import json
+import os
+import time
 
 from mammo_dp.artifacts import Store
-from mammo_dp.cleaning import needless
+from mammo_dp.cleaning import SWEEPS_OLD, needless
 
 
 def made(
@@ -32,14 +34,17 @@ def tree(root):
     spare = made(root, "extract_patches", "p-spare", version=now["extract_patches"])
     gan = made(
         root, "train_gan", "g", version=now["train_gan"], inputs=[patches]
-    )  # its results are still to come
-    run = made(root, "train_classifier", "r", version=now["train_classifier"], inputs=[patches])
+    )  # its samples are still to come
+    used = made(root, "train_gan", "g-used", version=now["train_gan"], inputs=[patches])
+    run = made(root, "train_classifier", "r", version=now["train_classifier"], inputs=[patches, used])
     reports = [made(root, "report", f"t{d}", version=now["report"], finished=f"2026-01-0{d}") for d in (1, 2)]
-    (root / "train_classifier" / "begun").mkdir()
-    (root / ".sweeps" / "x").mkdir(parents=True)
+    for name, age in (("old", 2 * SWEEPS_OLD), ("new", 0)):
+        folder = root / ".sweeps" / name
+        folder.mkdir(parents=True)
+        os.utime(folder, times=(time.time() - age, time.time() - age))
     return {
-        "go": {old, spare, reports[0], ".sweeps"},
-        "stay": {patches, gan, run, reports[1], "train_classifier/begun"},
+        "go": {old, spare, reports[0], ".sweeps/old"},
+        "stay": {patches, gan, run, reports[1], ".sweeps/new"},
     }
 
 
@@ -58,6 +63,14 @@ def test_what_is_being_made_stays(tmp_path):
         assert FileLock(tmp_path / ".locks" / "extract_patches-p-spare.lock").lock_file
         names = {item.folder.name for item in needless(Store(tmp_path))}
     assert "p-spare" not in names
+
+
+def test_inputs_stay_while_something_has_begun(tmp_path):
+    """A run that was killed resumes, and may read any of them."""
+    expected = tree(tmp_path)
+    (tmp_path / "train_classifier" / "begun").mkdir()
+    found = {item.folder.relative_to(tmp_path).as_posix() for item in needless(Store(tmp_path))}
+    assert found == expected["go"] - {"extract_patches/p-spare"}
 
 
 def test_it_deletes_only_when_told_to(tmp_path, place, capsys):

@@ -89,6 +89,62 @@ def test_the_words_of_an_input_make_that_input():
             assert Node.of(config_of(*made)).folder == step.folder, step.name
 
 
+HARD = (  # overrides that are valid with another recipe, or for the run alone
+    ["recipe=dp_gd", "privacy.accountant=gdp", "privacy.epsilon=6"],
+    ["recipe=dp_gd", "privacy.adjacency=replace", "privacy.epsilon=6"],
+    ["recipe=dp_gd", "dataset.val_fraction=0", "pretraining.select=last", "privacy.epsilon=inf"],
+    ["recipe=paper", "classifier.trainable=norm_head", "privacy.epsilon=6", "pretraining.select=last"],
+)
+
+
+@pytest.mark.parametrize("words", HARD)
+@pytest.mark.parametrize(
+    "experiment", ["experiment=real", "experiment=synpre_realft", "experiment.name=synpre_realft"]
+)
+def test_words_that_need_the_recipe_still_make_every_input(words, experiment):
+    target = ["dataset=toy", "stage=train_classifier", experiment, "privacy.delta=0.001", *words]
+    for step in Node.of(config_of(*target)).walk():
+        if step.stage.name != "train_classifier" or step.config.experiment.name == "synpre":
+            for short in (False, True):
+                assert Node.of(config_of(*step.words(target, short=short))).folder == step.folder, (
+                    step.name,
+                    short,
+                )
+
+
+class Deadly:
+    """A launcher whose worker is killed by one of the jobs, before any other of its wave has ended."""
+
+    is_cluster = False
+
+    def __init__(self, done: set[str], deadly: str) -> None:
+        self.done, self.deadly = done, deadly
+
+    def launch(self, jobs, *, in_process: bool) -> None:
+        if any(self.deadly in job for job in jobs):
+            raise RuntimeError("a worker was killed")
+        self.done |= {word for job in jobs for word in job}
+
+
+class Told:
+    def __init__(self, name: str, done: set[str]) -> None:
+        self.folder, self.name, self.done = Path(name), name, done
+
+    def artifact(self):
+        return self.name if self.name in self.done else None
+
+    def has_failed(self) -> bool:
+        return False
+
+
+def test_a_job_that_kills_its_process_takes_no_other_along(capsys):
+    done: set[str] = set()
+    nodes = [Told(name, done) for name in ("a", "deadly", "b", "c")]
+    cli._launch(Deadly(done, "deadly"), nodes, {node.folder: [node.name] for node in nodes})
+    assert done == {"a", "b", "c"}
+    assert "was lost" in capsys.readouterr().out
+
+
 # --- how they run -----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """`stage=clean`: artifacts that nothing needs any more. They are listed; only clean.apply=true deletes them."""
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,17 @@ from mammo_dp.config import Config
 from mammo_dp.files import walk_files
 from mammo_dp.graph import STAGES
 
-FOLDERS = (".sweeps",)  # of launchers, in the root of artifacts
-KEPT = ("train_classifier", "evaluate_synthetic", "export", "predict")  # results: wanted for themselves
+SWEEPS = ".sweeps"  # of launchers, in the root of artifacts
+SWEEPS_OLD = (
+    24 * 3600
+)  # seconds without a change after which files of a cluster's jobs are taken for left over
+KEPT = (
+    "train_classifier",
+    "evaluate_synthetic",
+    "export",
+    "predict",
+    "train_gan",
+)  # wanted for themselves, or days of work
 
 
 @dataclass(frozen=True)
@@ -61,18 +71,25 @@ def needless(store: Store) -> list[Needless]:
     for name, artifact in current.items():
         if artifact.manifest["stage"] in KEPT:
             keep(name)
+    # what has begun may go on with any of them
+    begun = any(store.load(folder) is None for stage in STAGES for folder in store.folders(stage))
     used = {_kind(current[name]) for name in needed}
     for name, artifact in current.items():
-        if artifact.manifest["stage"] in (*KEPT, "report") or name in needed:
+        if begun or artifact.manifest["stage"] in (*KEPT, "report") or name in needed:
             continue
         if _kind(artifact) in used:  # never the only one of its kind: its results may still be to come
             found.append(
                 Needless(artifact.folder, "no result was made from it, but from another of its kind")
             )
-    found += [
-        Needless(store.root / name, "left by sweeps") for name in FOLDERS if (store.root / name).is_dir()
-    ]
+    sweeps = store.root / SWEEPS
+    for folder in sorted(sweeps.iterdir()) if sweeps.is_dir() else []:
+        if not store.is_locked(folder) and time.time() - _changed(folder) > SWEEPS_OLD:
+            found.append(Needless(folder, "left by a sweep that was killed"))
     return found
+
+
+def _changed(folder: Path) -> float:
+    return max([folder.stat().st_mtime, *(path.stat().st_mtime for path in walk_files(folder))])
 
 
 def _kind(artifact: Artifact) -> tuple[str, str]:

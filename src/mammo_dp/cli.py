@@ -25,6 +25,7 @@ STAGE_NAMES = {
 USAGE = """\
 usage: python -m mammo_dp [stage=NAME] [KEY=VALUE ...]        one run
        python -m mammo_dp -m stage=NAME KEY=V1,V2,... [...]    a sweep over every combination
+       python -m mammo_dp sweep=table1 stage=train_classifier [KEY=VALUE ...]    the 54 runs of the paper's table
        python -m mammo_dp --cfg job [KEY=VALUE ...]            print the configuration
        python -m mammo_dp --help | --version
 
@@ -34,8 +35,10 @@ stages
 common settings
   dataset=toy|release|cbis_ddsm|cbis_bcdr|custom   dataset.root=FOLDER   classifier=swin_t|mobilenetv2|swin_micro
   classifier.weights=imagenet|none|FILE     recipe=paper|dp_gd    privacy.epsilon=6 (inf: not private)   seed=42
-  experiment=real|syn|real_syn   synthetic=mcgan|release   gan=mcgan|small   privacy.unit=image|patient
-  gan.privacy.epsilon=10 (a private generator)
+  experiment=real|syn|synpre|real_syn|synpre_realft   synthetic=mcgan|release   gan=mcgan|small
+  privacy.unit=image|patient
+  gan.privacy.epsilon=10 (a private generator)   hydra/launcher=laptop|slurm (of a sweep)
+  predict.model=FOLDER predict.input=FOLDER|TABLE   clean.apply=true
   privacy.require=EPS (refuse a run whose end-to-end epsilon would exceed it)   privacy.randomness=secure
   build_inputs=true (build what is missing)   dry_run=true (only say what would be built)   force=true (run again)
   outputs=FOLDER (root of all artifacts)
@@ -71,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _complain(error, words)
         return REFUSED
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on with what is left")
+        return FAILED
 
 
 def _print_by_hydra(words: list[str]) -> int:
@@ -203,7 +209,8 @@ def _sweep(words: list[str]) -> int:
             pipeline.check_required(node)
             for step in pipeline.plan(node):
                 todo.setdefault(step.folder, step)
-                asked.setdefault(step.folder, job if step is node else step.words(job))
+                if step is not node and step.folder not in asked and (made := _words_of(step, job)):
+                    asked[step.folder] = made
         except pipeline.MissingInput as error:
             raise UserError(error.sentence(job)) from None
         asked[node.folder] = job
@@ -217,15 +224,15 @@ def _sweep(words: list[str]) -> int:
         _say(f"all {len(nodes)} runs are finished already, nothing to do")
         return DONE
     _say_left(nodes, todo)
-    requested = {node.folder for node in nodes}
     failed: set[Path] = set()
-    for wave in sweeps.waves(todo.values()):
+    # an input that no words of its own make is left to the runs that read it
+    for wave in sweeps.waves(step for step in todo.values() if step.folder in asked):
         blocked = {node.folder: sweeps.rests_on(node, failed) for node in wave}
         for node in wave:
             if (broken := blocked[node.folder]) is not None:
                 _say(f"{node.name}: left out, since {broken.name} failed")
         going = [node for node in wave if blocked[node.folder] is None]
-        _launch(launcher, going, {n.folder: [*asked[n.folder], *_helping(n, requested)] for n in going})
+        _launch(launcher, going, asked)
         failed |= {node.folder for node in wave if node.artifact() is None}
     lost = [node for node in {node.folder: node for node in nodes}.values() if node.artifact() is None]
     if lost:
@@ -235,20 +242,26 @@ def _sweep(words: list[str]) -> int:
     return DONE
 
 
-def _helping(node: Any, requested: set[Path]) -> list[str]:
-    """What an input is built with beyond its own words."""
-    return [] if node.folder in requested else ["build_inputs=true"]
+def _words_of(node: Any, job: list[str]) -> list[str] | None:
+    """Overrides that build an input by itself, checked: they must lead to its very folder."""
+    from mammo_dp.pipeline import Node
+
+    words = [*node.words(job), "build_inputs=true"]
+    try:
+        (config,) = compose([words])
+    except UserError:
+        return None
+    return words if Node.of(config).folder == node.folder else None
 
 
 def _launch(launcher: Any, nodes: Sequence[Any], words: dict[Path, list[str]]) -> None:
-    """Run the jobs that build `nodes`; what was lost with a killed worker is tried again while that gets on."""
-    left = list(nodes)
+    """Run the jobs that build `nodes`. What was lost with a killed worker is tried again, in the end one at a time."""
+    left, together = list(nodes), True
     while left:
+        now = left if together else left[:1]
         try:
-            launcher.launch([words[node.folder] for node in left])
-            return
-        except KeyboardInterrupt:
-            raise
+            launcher.launch([words[node.folder] for node in now], in_process=together)
+            left = left[len(now) :]
         except (
             Exception
         ) as error:  # a job that fails comes back as a value; this is a worker or a job that was killed
@@ -258,10 +271,11 @@ def _launch(launcher: Any, nodes: Sequence[Any], words: dict[Path, list[str]]) -
                     f"other jobs may still run; the launcher's logs, which hold paths, are in {launcher.root}"
                 )
                 return
-        before = len(left)
-        left = [node for node in left if node.artifact() is None and not node.has_failed()]
-        if len(left) == before:
-            return
+            before = len(left)
+            left = [node for node in left if node.artifact() is None and not node.has_failed()]
+            if not together and left and left[0] is now[0]:  # whatever ends its process alone is given up
+                left = left[1:]
+            together = together and len(left) < before
 
 
 def _hand_to_hydra(arguments: list[str]) -> int:
@@ -291,15 +305,17 @@ def job_of_sweep(composed: Any) -> None:
     overrides = list(HydraConfig.get().overrides.task)
     if not str(HydraConfig.get().launcher._target_).endswith("BasicLauncher"):
         progress.silence()  # bars of several processes would overwrite each other
-    config = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    node = pipeline.Node.of(config)
+    node: Any = None
     try:
+        config = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+        node = pipeline.Node.of(config)
         _summarise(pipeline.build(node, overrides=overrides, announce=_say))
     except UserError as error:
         _complain(error, overrides)
         raise
     except Exception as error:
-        _say(f"{node.name}: failed with {type(error).__name__}: {error} (error.txt in its folder)")
+        name = "a run" if node is None else node.name
+        _say(f"{name}: failed with {type(error).__name__}: {error} (error.txt in its folder)")
         raise
 
 

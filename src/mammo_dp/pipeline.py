@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mammo_dp.privacy.ledger import Ledger
 
 
+RUN_AGAIN = ("force", "dry_run", "build_inputs")  # of the run that was asked for, not of its inputs
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -144,17 +145,22 @@ class Node:
         for event in self.stage.events(self.config, self.store.cache):
             yield replace(event, artifact=self.folder.name)
 
-    def words(self, overrides: list[str]) -> list[str]:
-        """The overrides that make this node, from those that make one which reads it."""
+    def words(self, overrides: list[str], *, short: bool = False) -> list[str]:
+        """The overrides that make this node, from those that make one which reads it; `short` for a person.
+
+        The recipe stays in either: what else was typed may be valid with it alone.
+        """
         config, stage = self.config, self.stage
-        groups = {*stage.groups, "outputs"}
-        if stage.name == "extract_features" and not config.experiment.continues_synpre:
-            groups -= {"experiment", "pretraining", "seed"}
-        kept = [o for o in overrides if _key(o).split(".")[0] in groups]
+        kept = [o for o in overrides if _key(o) not in ("stage", "features_of", *RUN_AGAIN)]
+        if short:
+            groups = {*stage.groups, "outputs", "recipe"}
+            if stage.name == "extract_features" and not config.experiment.continues_synpre:
+                groups -= {"experiment", "pretraining", "seed"}
+            kept = [o for o in kept if _key(o).split(".")[0] in groups]
         if stage.name == "extract_features" and config.features_of != "patches":
             kept.append(f"features_of={config.features_of}")
         if stage.name == "train_classifier":  # synpre, for whoever goes on from it
-            kept = [o for o in kept if _key(o) not in ("experiment", "privacy.epsilon")]
+            kept = [o for o in kept if _key(o).split(".")[0] != "experiment" and _key(o) != "privacy.epsilon"]
             kept += [f"experiment={config.experiment.name}", "privacy.epsilon=inf"]
         return [f"stage={stage.name}", *kept]
 
@@ -195,7 +201,7 @@ class MissingInput(UserError):
         super().__init__(f"{wanted.stage.name} reads {missing.name}, which is not there")
 
     def sentence(self, overrides: list[str]) -> str:
-        command = " ".join(["python -m mammo_dp", *self.missing.words(overrides)])
+        command = " ".join(["python -m mammo_dp", *self.missing.words(overrides, short=True)])
         return f"{self}; make it with: {command}   (or add build_inputs=true)"
 
 

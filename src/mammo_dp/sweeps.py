@@ -33,13 +33,15 @@ def expand(words: Words) -> list[Words]:
     if len(names) > 1 or "," in names[0]:
         raise UserError("one sweep at a time; give sweep=NAME once")
     axes = _read(names[0])
-    given = {word.partition("=")[0]: word for word in words}
+    known = {key for block in axes["blocks"] for key in block} | set(axes.get("every", {}))
+    words = [word.lstrip("+") if _key(word) in known else word for word in words]
+    given = {_key(word): word for word in words}
     replaced = [key for key in axes.get("every", {}) if key in given]
     every = {key: values for key, values in axes.get("every", {}).items() if key not in replaced}
     runs: list[Words] = []
     for block in axes["blocks"]:
         kept = {key: _kept(key, values, given) for key, values in block.items()}
-        others = [word for word in words if word.partition("=")[0] not in block]
+        others = [word for word in words if _key(word) not in block]
         chosen = _combinations(kept | every)
         runs += [[*rest, *combination] for combination in chosen for rest in _product(others)]
     if not runs:
@@ -72,11 +74,15 @@ def _kept(key: str, values: Sequence[Any], given: Mapping[str, str]) -> list[Any
     return [value for value in values if _plain(value) in asked]
 
 
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
 def _plain(value: Any) -> Any:
     try:
         return float(value)
     except ValueError:
-        return str(value)
+        return str(value).strip("'\"")
 
 
 def _product(words: Words) -> list[Words]:
@@ -171,11 +177,15 @@ class Launcher:
         """Whether its jobs outlive this process."""
         return self.kind == "SlurmLauncher"
 
-    def launch(self, jobs: Sequence[Words]) -> None:
-        """Run each job. A job that fails has told so itself; raises only if the launcher lost one."""
+    def launch(self, jobs: Sequence[Words], *, in_process: bool = True) -> None:
+        """Run each job. A job that fails has told so itself; raises only if the launcher lost one.
+
+        `in_process`: a single job may run in this process, with all the machine's threads.
+        """
         folder = self.root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        alone = len(jobs) == 1 and self.kind == "JoblibLauncher"  # with all the machine's threads
-        with self._hydra(folder, plain=alone) as (hydra, config):
+        alone = in_process and len(jobs) == 1 and self.kind == "JoblibLauncher"
+        held = Store(self.root.parent).lock(folder)
+        with held, self._hydra(folder, plain=alone) as (hydra, config):
             from hydra._internal.callbacks import Callbacks
             from hydra.core.plugins import Plugins
             from hydra.types import HydraContext
@@ -191,7 +201,13 @@ class Launcher:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _hydra(self, folder: Path, *, plain: bool = False) -> Any:
-        return _composed([*([] if plain else self.words), f"hydra.sweep.dir='{folder.absolute()}'"])
+        return _composed([*([] if plain else self.words), f"hydra.sweep.dir={_quoted(folder.absolute())}"])
+
+
+def _quoted(path: Path) -> str:
+    """As a value of an override."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 def _composed(words: Words) -> Any:
@@ -221,6 +237,8 @@ def _cannot_launch(words: Words, error: Exception) -> str:
     folder = config_dir() / "hydra" / "launcher"
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if not any(word.startswith("hydra/launcher=") for word in words):
+        return f"{words[0].partition('=')[0]} is of a launcher; add hydra/launcher=NAME, one of {', '.join(known)}"
     name = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), "")
     if name in known and "slurm" in name:
         return f'hydra/launcher={name} needs the extra slurm: pip install "mammo-dp[slurm]" ({text})'

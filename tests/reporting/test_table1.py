@@ -57,7 +57,7 @@ def test_mean_and_population_std_over_seeds():
     assert single.rows[0].score("cbis_ddsm", "auroc").words == ".600"  # one seed has no deviation
     assert study.rows[0].score("bcdr", "auroc") is None
     table = numbers([study])
-    assert table["n"].tolist() == [3, 3]
+    assert table["n_seeds"].tolist() == [3, 3]
     assert table["paper_mean"].tolist() == [0.572, 0.679]
 
 
@@ -210,3 +210,22 @@ def test_footnotes_of_the_papers_slips():
     assert "ᵃ" in text
     assert "ᶜ" in text
     assert paper.SLIPS["b"].replace("'", "&#39;") in text
+
+
+def test_rows_of_one_setup_are_told_apart_wherever_they_are_named():
+    """Two units of privacy at two budgets: each has its number at both, and the other setup needs none."""
+    rows = [
+        run(0, 0.6, epsilon, privacy=unit, setting=f"{unit} {epsilon}")
+        for epsilon in (6.0, 60.0)
+        for unit in ("image level", "patient level")
+    ]
+    (study,) = studies([*rows, run(0, 0.6, experiment="real_syn", setting="other")])
+    assert {(row.privacy, row.epsilon): row.setup for row in study.rows if row.experiment == "real"} == {
+        ("image level", 6.0): "real [1]", ("image level", 60.0): "real [1]",
+        ("patient level", 6.0): "real [2]", ("patient level", 60.0): "real [2]",
+    }  # fmt: skip
+    assert [row.setup for row in study.rows if row.experiment == "real_syn"] == ["real_syn"]
+    assert frame(study)["setup"].nunique() == 3
+    assert "real [2]" in latex([study])
+    again = [run(0, 0.6, setting=name) for name in ("a", "b")]  # the same words, other settings
+    assert sorted(row.setup for row in studies(again)[0].rows) == ["real [1]", "real [2]"]

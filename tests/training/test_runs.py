@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -152,3 +153,51 @@ def test_stochastic_depth_is_random_in_training_alone_and_repeats(small):
     assert first.manifest["inputs"].keys() == {"patches"}
     assert json.loads((first.folder / "metrics.json").read_text())["test"]["toy_cbis"]["n"] > 0
     assert np.isfinite(heads[1].numpy()).all()
+
+
+@pytest.mark.parametrize("experiment", ["syn", "synpre"])
+def test_a_run_on_synthetic_images_alone_knows_nothing_of_real_patients(small, tmp_path, experiment):
+    """Published images, other patients: the same weights, though patches, features and test scores are others."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        label = ("benign", "malignant")[number % 2]
+        cv2.imwrite(
+            str(folder / f"batch_0_{number}_{label}.png"), rng.integers(0, 255, (128, 128)).astype(np.uint8)
+        )
+    found = []
+    for patients in (16, 14):
+        words = [*small.small, *MADE, f"experiment={experiment}", "privacy.epsilon=inf", "synthetic=release",
+                 f"synthetic.root={folder}", "synthetic.trained_on=nobody", f"dataset.toy.train_patients={patients}",
+                 f"outputs={tmp_path}/{patients}"]  # fmt: skip
+        assert small.run(*words) == 0
+        node = Node.of(config_of(*words))
+        found.append({p.name: p.read_bytes() for p in node.folder.glob("*.safetensors")})
+    assert found[0] == found[1]
+    assert len(found[0]) == (2 if experiment == "synpre" else 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("classifier.trainable=norm_head",), "norm_head needs a backbone"),
+        (("classifier.body_mode=train",), "has none"),
+        (("classifier.input_size=20", "classifier.trainable=all", "privacy.epsilon=inf"), "does not take"),
+    ],
+)
+def test_a_backbone_that_cannot_is_refused_before_anything_is_built(place, words, said):
+    """Though its inputs, a GAN and a pretraining among them, would come first."""
+    backbone = () if "input_size" in words[0] else ("classifier=mobilenetv2", "classifier.weights=none")
+    small = [word for word in place.small if word != "classifier=swin_micro" or not backbone]
+    every = [
+        *small,
+        *MADE,
+        "experiment=synpre_realft",
+        "privacy.accountant=rdp",
+        "recipe.select=last",
+        *backbone,
+    ]
+    assert place.run(*every, *words) == 2
+    assert said in place.said()[1]
+    assert not place.outputs.exists() or not place.folders("train_gan")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_dp.data.cutting import Geometry, Task
-from mammo_dp.data.readers.regions import REGIONS, Unusable, existing, region_of
+from mammo_dp.data.readers.regions import REGIONS, Unusable, existing, is_there, path_of, region_of
 from mammo_dp.data.records import WholeImage
 from mammo_dp.data.tables import FAULT, read_table
 from mammo_dp.errors import UserError
@@ -69,7 +69,7 @@ def identity(path: Path) -> str:
     stats: list[list[object]] = []
     for _, row in read_table(path, title=TITLE, required=("image",), optional=REGIONS):
         for name in (row["image"], row.get("mask", "")):
-            file = path.parent / name
-            if name and file.is_file():
+            file = path_of(path, name)
+            if name and is_there(file):
                 stats.append([name, file.stat().st_size, file.stat().st_mtime_ns])
     return digest([sha256(path), stats])

@@ -128,10 +128,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             groups=("classifier", "predict", "runtime"),
             label=lambda config: "scores",
-            settings=lambda config: {
-                "names": config.predict.names,
-                "precision": config.runtime.precision,
-            },
+            settings=lambda config: {"names": config.predict.names},
             events=events.no_events,  # beyond what the model has revealed already
             outside=outside.model_and_images,
             optional=True,

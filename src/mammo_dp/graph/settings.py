@@ -99,7 +99,7 @@ def training_inputs(config: Config) -> dict[str, Input]:
 
 
 def training_label(config: Config) -> str:
-    patient = "-patient" if config.privacy.unit == "patient" else ""
+    patient = "-patient" if config.privacy.unit == "patient" and config.experiment.uses_real else ""
     return f"{config.experiment.name}-eps{config.privacy.epsilon:g}{patient}-seed{config.seed}"
 
 

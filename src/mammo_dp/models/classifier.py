@@ -105,6 +105,7 @@ def model_record(config: Config, cache: Cache) -> dict[str, Any]:
         "classifier": classifier.body_settings | {"trainable": classifier.trainable},
         "recipe": recipe.model_dump(include={"head", "hidden", "normalize_features", "test_flips"}),
         "body": weights_name(classifier, cache),
+        "precision": config.runtime.precision,
     }
     if classifier.trainable == "all" or config.experiment.continues_synpre:
         record["body"] = BODY

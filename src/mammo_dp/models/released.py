@@ -23,6 +23,7 @@ def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
     }
     if config.classifier.trainable == "all" or config.experiment.continues_synpre:
         settings["classifier"]["trained"] = BODY
+    if config.experiment.continues_synpre:
         settings["pretraining"] = config.pretraining.model_dump()
     if weights is not None:  # of public pre-training; without it the head cannot be used
         settings["classifier"]["weights_sha256"] = file_identity(weights, cache)

@@ -28,10 +28,11 @@ class Saved:
     @classmethod
     def open(cls, folder: Path) -> "Saved":
         """Raises UserError if the folder holds no classifier."""
+        given, folder = folder, folder.resolve()
         path = folder / HEAD
         if not path.is_file():
             raise UserError(
-                f"predict.model={folder} holds no {HEAD}; give the folder of a finished run in "
+                f"predict.model={given} holds no {HEAD}; give the folder of a finished run in "
                 "outputs/train_classifier/, or an exported bundle"
             )
         artifact = Store(folder.parents[1]).load(folder) if (folder / "manifest.json").is_file() else None

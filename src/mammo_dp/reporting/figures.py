@@ -18,6 +18,7 @@ COLOURS = {
     "real_syn": "#2a9d4b",
     "synpre_realft": "#d1690e",
 }
+MARKERS = "osD^vP*X"
 GRID = np.linspace(0, 1, 101)  # where curves of several seeds are averaged
 
 
@@ -52,21 +53,33 @@ def privacy_utility(study: Study) -> str:
 
 
 def _panel(panel: Axes, study: Study, source: str, metric: str, places: dict[float, int]) -> None:
+    drawn: set[str] = set()
     chance = {"auroc": 0.5, "auprc_benign": _prevalence(study, source)}[metric]
     if chance is not None:
         panel.axhline(chance, color="0.6", linewidth=0.8, linestyle=":")
-    for experiment in dict.fromkeys(row.experiment for row in study.rows):
-        colour = COLOURS.get(experiment)
+    for number, (experiment, setup) in enumerate(
+        dict.fromkeys((row.experiment, row.setup) for row in study.rows)
+    ):
+        colour, first = COLOURS.get(experiment), experiment not in drawn
+        drawn.add(experiment)
         points = [
             (places[row.epsilon], score.mean, score.population_std)
             for row in study.rows
-            if row.experiment == experiment and (score := row.score(source, metric)) is not None
+            if row.setup == setup and (score := row.score(source, metric)) is not None
         ]
         if points:
             xs, means, stds = zip(*sorted(points), strict=True)
-            panel.errorbar(xs, means, yerr=stds, marker="o", capsize=3, color=colour, label=experiment)
+            panel.errorbar(
+                xs,
+                means,
+                yerr=stds,
+                marker=MARKERS[number % len(MARKERS)],
+                capsize=3,
+                color=colour,
+                label=setup,
+            )
         theirs = [(places[e], s.mean) for e, s in paper.curve(experiment, source, metric) if e in places]
-        if theirs and study.has_paper:
+        if theirs and study.has_paper and first:
             panel.plot(
                 *zip(*theirs, strict=True), "x--", color=colour, alpha=0.6, label=f"{experiment}, paper"
             )
@@ -130,7 +143,7 @@ def _draw(line: list[Axes], row: Row, source: str) -> None:
     if not roc:
         return
     colour = COLOURS.get(row.experiment)
-    line[0].plot(GRID, np.mean(roc, axis=0), color=colour, label=row.experiment)
+    line[0].plot(GRID, np.mean(roc, axis=0), color=colour, label=row.setup)
     line[1].plot(GRID, np.mean(precision, axis=0), color=colour)
     with np.errstate(all="ignore"):
         sums = np.sum(reliability, axis=0)

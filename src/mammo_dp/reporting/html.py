@@ -151,7 +151,8 @@ def _pairs(table: pd.DataFrame) -> list[dict[str, str]]:
     """Setups against `real` at the same epsilon, and the same setup against no privacy; pairs.csv has all."""
     lines = []
     for r in table.to_dict("records"):
-        same = r["first_epsilon"] == r["second_epsilon"] and "real" in (r["first"], r["second"])
+        setups = {name.partition(" ")[0] for name in (r["first"], r["second"])}
+        same = r["first_epsilon"] == r["second_epsilon"] and "real" in setups and len(setups) == 2
         cost = r["first"] == r["second"] and "inf" in (f"{r['first_epsilon']}", f"{r['second_epsilon']}")
         if not (same or cost) or r["p"] is None or pd.isna(r["p"]):
             continue

@@ -8,6 +8,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mammo_dp.reporting.table1 import SOURCES, interval_words, short
 
+TRAINED_ON = {
+    "real": "real masses",
+    "syn": "synthetic masses alone",
+    "synpre": "synthetic masses alone",
+    "real_syn": "real and synthetic masses",
+    "synpre_realft": "real masses",
+}
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 METRICS = {
     "auroc": "AUROC",
@@ -46,9 +53,15 @@ def model_card(
         eval_results=results or None,
     )
     card = ModelCard.from_template(
-        data, template_path=str(TEMPLATE), settings=settings, statement=statement, bundle=bundle, epsilon=epsilon,
+        data,
+        template_path=str(TEMPLATE),
+        settings=settings,
+        trained_on=TRAINED_ON[settings["experiment"]],
+        statement=statement,
+        bundle=bundle,
+        epsilon=epsilon,
         rows=_rows(test or {}),
-    )  # fmt: skip
+    )
     return card.content.strip() + "\n"
 
 

@@ -24,8 +24,8 @@ def pairs(study: Study) -> pd.DataFrame:
                 found = paired_difference(drawn[0], drawn[1], seen=first.mean - second.mean)
                 lines.append(
                     {
-                        "first": one.experiment, "first_epsilon": one.epsilon, "first_privacy": one.privacy,
-                        "second": other.experiment, "second_epsilon": other.epsilon, "second_privacy": other.privacy,
+                        "first": one.setup, "first_epsilon": one.epsilon, "first_privacy": one.privacy,
+                        "second": other.setup, "second_epsilon": other.epsilon, "second_privacy": other.privacy,
                         "test_set": source, "metric": metric, **found,
                     }
                 )  # fmt: skip

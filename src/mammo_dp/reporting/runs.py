@@ -129,13 +129,21 @@ def _words(
             {"all": "every parameter", "norm_head": "last normalisation and head"}[settings["trainable"]]
         )
     if settings["experiment"] == "synpre":
-        words.append(f"{settings['recipe']['epochs']} epochs")
+        words.append(_trained_by(settings))
     if synthetic is not None:
         role = "".join(f" {synthetic[key]}" for key in ("role", "weight") if key in synthetic)
         words.append(f"synthetic images{role} ({synthetic['from']})")
     if before is not None:
-        words.append(f"after {before['settings']['recipe']['epochs']} epochs of synpre")
+        words.append(f"after synpre ({_trained_by(before['settings'])})")
     return words
+
+
+def _trained_by(settings: dict[str, Any]) -> str:
+    """How synpre was trained, in words."""
+    recipe = settings["recipe"]
+    chosen = settings["synthetic"].get("validation")
+    epoch = f"epoch chosen on {chosen} validation images" if chosen else f"select {recipe['select']}"
+    return f"{recipe['epochs']} epochs, lr {recipe['lr']:g}, {epoch}"
 
 
 def group(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:

@@ -47,6 +47,9 @@ class Row:
     privacy: str
     runs: tuple[Run, ...]
     seeds_together: float | None = None  # epsilon of all its seeds' training mechanisms, released together
+    mark: str = (
+        ""  # tells apart rows of one setup under other settings: " [2]"; the column of privacy says which
+    )
 
     @property
     def headline(self) -> float:
@@ -58,8 +61,13 @@ class Row:
         return sorted(run.seed for run in self.runs)
 
     @property
+    def setup(self) -> str:
+        """The paper's name, with the mark where it needs one."""
+        return self.experiment + self.mark
+
+    @property
     def name(self) -> str:
-        return f"{self.experiment}, epsilon {self.epsilon:g}".replace("inf", "∞")
+        return f"{self.setup}, epsilon {self.epsilon:g}".replace("inf", "∞")
 
     @cached_property
     def resampled(self) -> dict[str, dict[str, np.ndarray]]:
@@ -151,23 +159,43 @@ def studies(
         ordered = sorted(
             rows, key=lambda key: (key[0] != paper.INF, key[0], EXPERIMENTS.index(key[1]), *key[2:])
         )
+        marks = _marks(ordered)
         found.append(
             Study(
                 title=_title(members, recipe),
                 sources=_in_order({source for run in members for source in run.test}),
                 rows=tuple(
                     Row(
-                        key[1],
-                        key[0],
-                        key[2],
-                        tuple(sorted(rows[key], key=lambda r: r.seed)),
-                        together(rows[key]),
+                        experiment,
+                        epsilon,
+                        privacy,
+                        tuple(sorted(rows[epsilon, experiment, privacy, setting], key=lambda run: run.seed)),
+                        together(rows[epsilon, experiment, privacy, setting]),
+                        marks[epsilon, experiment, privacy, setting],
                     )
-                    for key in ordered
+                    for epsilon, experiment, privacy, setting in ordered
                 ),
             )
         )
     return sorted(found, key=lambda study: study.title)
+
+
+Key = tuple[float, str, str, str]  # epsilon, experiment, privacy in words, setting
+
+
+def _marks(keys: Sequence[Key]) -> dict[Key, str]:
+    """Numbers for rows of one setup that differ in more than epsilon, the same at each epsilon."""
+    variants: dict[Key, tuple[str, int]] = {}  # the words, and the how manieth of these words at this epsilon
+    for key in keys:
+        same = [other for other in variants if other[:3] == key[:3]]
+        variants[key] = (key[2], len(same))
+    marks = {}
+    for key in keys:
+        private = key[0] != paper.INF
+        fellows = [other for other in keys if other[1] == key[1] and (other[0] != paper.INF) == private]
+        distinct = list(dict.fromkeys(variants[other] for other in fellows))
+        marks[key] = f" [{distinct.index(variants[key]) + 1}]" if len(distinct) > 1 else ""
+    return marks
 
 
 def _title(members: Sequence[Run], recipe: str) -> str:
@@ -211,7 +239,7 @@ def frame(study: Study) -> pd.DataFrame:
     lines = []
     for row in study.rows:
         line: dict[str, str] = {
-            "setup": row.experiment,
+            "setup": row.setup,
             "epsilon": f"{row.epsilon:g}",
             "seeds": f"{len(row.runs)}/{len(study.seeds)}",
         }
@@ -246,6 +274,7 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
                         {
                             "study": study.title,
                             "experiment": row.experiment,
+                            "mark": row.mark.strip(" []"),
                             "epsilon": row.epsilon,
                             "privacy": row.privacy,
                             "end_to_end_epsilon": row.headline,
@@ -257,7 +286,9 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
                             "sample_std": ours.sample_std,
                             "low_95": low,
                             "high_95": high,
-                            "n": ours.seeds,
+                            "n_seeds": ours.seeds,
+                            "n": row.runs[0].test.get(source, {}).get("n"),
+                            "n_malignant": row.runs[0].test.get(source, {}).get("n_malignant"),
                             "seeds": " ".join(map(str, row.seeds)),
                             "paper_mean": theirs.mean if theirs else None,
                             "paper_population_std": theirs.std if theirs else None,
@@ -300,7 +331,7 @@ def latex(all_studies: Iterable[Study]) -> str:
         ]
         for row in study.rows:
             cells = [
-                row.experiment.replace("_", r"\_"),
+                row.setup.replace("_", r"\_"),
                 r"$\infty$" if math.isinf(row.epsilon) else f"{row.epsilon:g}",
             ]
             for source, metric in columns:
@@ -336,7 +367,7 @@ def details(study: Study) -> pd.DataFrame:
                     found.setdefault(key, []).append(metrics)
             for (kind, value), every in found.items():
                 line: dict[str, Any] = {
-                    "experiment": row.experiment, "epsilon": row.epsilon, "privacy": row.privacy, "test_set": source,
+                    "experiment": row.setup, "epsilon": row.epsilon, "privacy": row.privacy, "test_set": source,
                     "of": kind, "value": value, "n": every[0]["n"], "n_malignant": every[0]["n_malignant"],
                 }  # fmt: skip
                 for metric in DETAILS:

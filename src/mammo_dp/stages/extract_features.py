@@ -8,29 +8,19 @@ from safetensors.torch import load_file, save_file
 from mammo_dp.artifacts import Artifact, Output, StageResult
 from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
-from mammo_dp.errors import UserError
 from mammo_dp.models.classifier import BODY, build_body, take_norm
 from mammo_dp.progress import track
 from mammo_dp.training import device as devices
+from mammo_dp.training.backbone import check_backbone
 from mammo_dp.training.features import FEATURES, SCALE, SHIFT, all_flips, encoder
 
 
 def check(config: Config) -> None:
     """Refuse weights that do not fit, a backbone that cannot be used as asked, and a device that is not there."""
     devices.prepare(config.runtime)
-    if config.experiment.continues_synpre:  # its body is an artifact, perhaps still to be made
-        return
-    body = build_body(config.classifier)
-    size = config.classifier.input_size
-    try:
-        body(torch.zeros(1, 3, size, size))
-    except Exception as error:  # each model refuses a wrong size in its own way
-        raise UserError(
-            f"{config.classifier.backbone} does not take classifier.input_size={size} ({error}); "
-            "change it, or the model's own size in classifier.backbone_args"
-        ) from None
-    if config.classifier.trainable == "norm_head":
-        take_norm(body, config.classifier)
+    check_backbone(config.classifier.model_copy(update={"body_mode": "eval"}))
+    if not config.experiment.continues_synpre:  # whose body is an artifact, perhaps still to be made
+        build_body(config.classifier)
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:

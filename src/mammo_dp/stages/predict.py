@@ -80,7 +80,7 @@ def _scores(patches: list[np.ndarray], saved: Saved, config: Config, device: tor
     encode = encoder(
         saved.body(config.classifier, Store(Path(config.outputs)).cache),
         device,
-        precision=config.runtime.precision,
+        precision=record["precision"],
     )
     head, size = saved.head().to(device), config.runtime.batch_size
     flips = FLIPS if record["recipe"]["test_flips"] else 1

@@ -78,10 +78,14 @@ def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, str]:
 
 def _seeds_together(runs: Sequence[Run], cache: Cache) -> float | None:
     """Epsilon of the training mechanisms of several seeds together, or None where nothing limits one of them."""
-    events = [event for event in events_of(run.ledger for run in runs) if event.mechanism is not None]
-    if len(events) < len(runs):
+    own = [
+        [e for e in events_of([run.ledger]) if e.stage == "train_classifier" and e.mechanism is not None]
+        for run in runs
+    ]
+    if not all(own):
         return None
+    events = dict.fromkeys(event for found in own for event in found)
     ledger = Ledger(
-        tuple(events), claimed=events[0].unit, delta=runs[0].ledger["headline"]["delta"], cache=cache
+        tuple(events), claimed=own[0][0].unit, delta=runs[0].ledger["headline"]["delta"], cache=cache
     )
     return ledger.headline_epsilon

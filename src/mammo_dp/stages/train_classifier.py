@@ -27,6 +27,7 @@ from mammo_dp.privacy.units import Units
 from mammo_dp.reporting.model_card import model_card
 from mammo_dp.rounding import rounded_up
 from mammo_dp.training import device as devices
+from mammo_dp.training.backbone import check_backbone
 from mammo_dp.training.classifier import PublicSet
 from mammo_dp.training.loop import train
 from mammo_dp.training.runs import Scores, Task, head_run, network_run
@@ -40,6 +41,7 @@ CARD = "README.md"
 def check(config: Config) -> None:
     """Refuse a device that is not there, a claim that two accountants do not agree on, and weights that do not fit."""
     devices.prepare(config.runtime)
+    check_backbone(config.classifier)
     if config.privacy.is_private:
         cache = Store(Path(config.outputs)).cache
         cross_check(private_mechanism(config, cache), delta=config.privacy.delta, cache=cache)
@@ -63,7 +65,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     randomness = Randomness(
         secure=config.privacy.is_private and config.privacy.randomness == "secure",
         seed=config.seed,
-        run=_run_identity(inputs, output),
+        run=_run_identity(config, inputs, output),
     )
     task = Task(config, patches, units, public, plan, randomness, device)
     run_of = network_run if config.classifier.trainable == "all" else head_run
@@ -146,9 +148,21 @@ def _continues(inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     return {"continues": {"settings": settings, "inputs": read}}
 
 
-def _run_identity(inputs: Mapping[str, Artifact], output: Output) -> str:
-    """Of data and settings, so that no two different runs share noise, and equal runs do. 64 hex digits."""
-    return digest({"run": output.identity, "inputs": {role: a.content_digest for role, a in inputs.items()}})
+def _run_identity(config: Config, inputs: Mapping[str, Artifact], output: Output) -> str:
+    """Of data and settings, so that no two different runs share noise, and equal runs do. 64 hex digits.
+
+    Of a run on synthetic images alone, nothing but these and how they are trained on: batches drawn from the content
+    of real patches would let its weights tell one training set from another.
+    """
+    content = {role: artifact.content_digest for role, artifact in inputs.items()}
+    if config.experiment.uses_real:
+        return digest({"run": output.identity, "inputs": content})
+    how = {
+        "experiment": config.experiment.name,
+        "recipe": config.recipe.model_dump(),
+        "backbone": _backbone(config, output.cache),
+    }
+    return digest({"run": how, "inputs": {r: c for r, c in content.items() if r.startswith("synthetic")}})
 
 
 def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet | None]:
