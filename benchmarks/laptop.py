@@ -1,6 +1,6 @@
 """Eight equal runs one after the other, and two at a time by hydra/launcher=laptop; the start of processes included.
 
-    python benchmarks/laptop.py [--epochs 4000]
+    python benchmarks/laptop.py [--epochs 18000]
 
 Prints the three wall times and the ratio that matters: two at a time against one after the other, each run with one
 thread; beside it one after the other with two threads. The metrics of the first two must be the same files.
@@ -49,7 +49,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--epochs", type=int, default=4000, help="of each run; a run should take 20 s or more"
+        "--epochs", type=int, default=18000, help="of each run; a run should take 20 s or more"
     )
     epochs = parser.parse_args().epochs
     root = Path(tempfile.mkdtemp(prefix="mammo_dp-laptop-"))
