@@ -6,10 +6,11 @@ import pytest
 
 from mammo_dp.metrics.performance import performance
 from mammo_dp.reporting import paper
+from mammo_dp.reporting.details import details
 from mammo_dp.reporting.html import page
 from mammo_dp.reporting.pairs import pairs
 from mammo_dp.reporting.runs import Run
-from mammo_dp.reporting.table1 import against_paper, details, frame, latex, markdown, numbers, short, studies
+from mammo_dp.reporting.table1 import against_paper, frame, latex, markdown, numbers, short, studies
 
 COLUMNS = ("view", "density", "subtlety", "acquisition", "abnormality")
 

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 
 from mammo_dp.reporting import figures, paper
+from mammo_dp.reporting.details import DETAILS, details
 from mammo_dp.reporting.table1 import (
-    DETAILS,
     METRICS,
     PAPER_SOURCES,
     SOURCES,
     Study,
     against_paper,
-    details,
     interval_words,
     short,
 )

@@ -9,6 +9,7 @@ from mammo_dp.config import Config
 from mammo_dp.files import Cache
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.reporting import table1
+from mammo_dp.reporting.details import details
 from mammo_dp.reporting.html import Figure2, page
 from mammo_dp.reporting.pairs import pairs
 from mammo_dp.reporting.runs import Run
@@ -23,7 +24,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     differences = [pairs(study) for study in found]
     for name, table in (
         ("table1.csv", table1.numbers(found)),
-        ("details.csv", _joined([table1.details(study) for study in found], found)),
+        ("details.csv", _joined([details(study) for study in found], found)),
         ("pairs.csv", _joined(differences, found)),
     ):
         table.to_csv(output.folder / name, index=False, float_format="%.9g")
