@@ -69,7 +69,8 @@ class Node:
     def identity(self) -> dict[str, Any]:
         """Everything that the fingerprint hashes."""
         inputs = {role: node.fp8 for role, node in self.inputs.items()}
-        inputs |= {name: artifact.manifest["fingerprint"] for name, artifact in self.collected.items()}
+        # by content too: a run that was repeated with other draws is another one to whoever collects it
+        inputs |= {n: f"{a.manifest['fingerprint']} {a.content}" for n, a in self.collected.items()}
         return {
             "stage": self.stage.name,
             "version": self.stage.version,

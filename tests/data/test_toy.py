@@ -14,8 +14,8 @@ from mammo_dp.pipeline import Node
 from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.stages.train_classifier import _features
 from mammo_dp.training.classifier import HeadTrainer, predict
+from mammo_dp.training.runs import cached_features
 from tests.conftest import Workplace, config_of
 
 WORDS = ("dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.epsilon=inf")
@@ -50,7 +50,7 @@ def auroc(config, patches, source, labels, truth=None) -> dict[str, float]:
 def test_difficulty_and_controls(demo):
     patches = PatchSet.load(Node.of(demo, "extract_patches").artifact())
     inputs = {"features": Node.of(demo, "extract_features").artifact()}
-    source, width = _features(demo, patches, inputs, torch.device("cpu"))
+    source, _, width = cached_features(demo, inputs, torch.device("cpu"))
     assert width == 64
 
     honest = auroc(demo, patches, source, patches.malignant)

@@ -201,3 +201,15 @@ def test_a_backbone_that_cannot_is_refused_before_anything_is_built(place, words
     assert place.run(*every, *words) == 2
     assert said in place.said()[1]
     assert not place.outputs.exists() or not place.folders("train_gan")
+
+
+def test_a_report_is_made_again_when_a_run_was(small):
+    """The same settings, other noise: the report of before does not stand for it."""
+    words = ("recipe=dp_gd", "privacy.epsilon=2", "privacy.randomness=secure", "seed=41")
+    folders = []
+    for again in ("false", "true"):
+        run(small, *words, f"force={again}")
+        assert small.run("stage=report", f"outputs={small.outputs}") == 0
+        folders.append(Node.of(config_of("stage=report", f"outputs={small.outputs}")).folder)
+    assert folders[0] != folders[1]
+    assert all((folder / "report.html").is_file() for folder in folders)

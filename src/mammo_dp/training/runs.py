@@ -73,7 +73,7 @@ def head_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[HeadTrainer, S
     """The head trains; with classifier.trainable=norm_head also the body's last scale and shift, as its first layer."""
     config, recipe = task.config, task.config.recipe
     if config.reads_features:
-        source, affine, width = _cached(config, inputs, task.device)
+        source, affine, width = cached_features(config, inputs, task.device)
         plain = source
     else:
         source, plain, affine, width = _from_images(task, inputs)
@@ -107,9 +107,10 @@ def _head(
     return head if affine is None else nn.Sequential(affine, *head)
 
 
-def _cached(
+def cached_features(
     config: Config, inputs: Mapping[str, Artifact], device: torch.device
 ) -> tuple[FeatureSource, Affine | None, int]:
+    """The table of real and then synthetic features, what norm_head trains, and the length of a feature vector."""
     stored = [load_file(inputs[r].path(FEATURES)) for r in ("features", "synthetic_features") if r in inputs]
     table = torch.cat([tensors["features"] for tensors in stored]).to(device)
     affine = None
