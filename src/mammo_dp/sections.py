@@ -115,6 +115,11 @@ class Classifier(Section):
         return self.model_dump(include={"backbone", "backbone_args", "input_size", "mean", "std"})
 
     @property
+    def named_weights(self) -> str | None:
+        """Weights that no file holds, in words: imagenet, or random with their seed. None where there is a file."""
+        return {"imagenet": "imagenet", "none": f"random, seed {self.init_seed}"}.get(self.weights)
+
+    @property
     def label(self) -> str:
         """Its name for folders and tables: the backbone, or the file of this package that makes it another one."""
         packaged = self.weights.startswith("pkg:")

@@ -210,25 +210,18 @@ def _quoted(path: Path) -> str:
     return f"'{text}'"
 
 
-def _composed(words: Words) -> Any:
-    """A context with Hydra and its own configuration for several runs."""
+@contextlib.contextmanager
+def _composed(words: Words) -> Iterator[tuple[Any, Any]]:
+    """Hydra, and its own configuration for several runs."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    @contextlib.contextmanager
-    def opened() -> Iterator[tuple[Any, Any]]:
-        with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="mammo_dp"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            yield (
-                hydra,
-                hydra.compose_config(
-                    "config", words, run_mode=RunMode.MULTIRUN, with_log_configuration=False
-                ),
-            )
-
-    return opened()
+    with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="mammo_dp"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        mode = {"run_mode": RunMode.MULTIRUN, "with_log_configuration": False}
+        yield hydra, hydra.compose_config("config", words, **mode)
 
 
 def _cannot_launch(words: Words, error: Exception) -> str:

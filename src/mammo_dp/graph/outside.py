@@ -66,8 +66,7 @@ def weights(config: Config, store: Store) -> dict[str, str]:
     classifier = config.classifier
     path = classifier.weights_file
     if path is None:
-        random = classifier.weights == "none"
-        return {"weights": f"random, seed {classifier.init_seed}" if random else "imagenet"}
+        return {"weights": str(classifier.named_weights)}
     if not path.is_file():
         raise UserError(
             f"classifier.weights={classifier.weights} is not a file; give a .safetensors or .pth file of "
@@ -102,9 +101,8 @@ def evaluation_weights(config: Config, store: Store) -> dict[str, str]:
         return files.file_identity(Path(given), store.cache)
 
     evaluation, classifier = config.evaluation, config.classifier
-    named = {"imagenet": "imagenet", "none": f"random, seed {classifier.init_seed}"}
     identities = {
-        "backbone": named.get(classifier.weights) or of(str(classifier.weights_file)),
+        "backbone": classifier.named_weights or of(str(classifier.weights_file)),
         "inception": of(evaluation.inception_weights),
         "radimagenet": of(evaluation.radimagenet_weights),
         "radiomics": radiomics.installed() or "absent",

@@ -76,8 +76,13 @@ def _average_precision(true_positives: np.ndarray, false_positives: np.ndarray) 
     return np.where(one_class, np.nan, found / true_positives[:, -1])
 
 
+def bins_of(p_malignant: np.ndarray) -> np.ndarray:
+    """(n,) which of BINS bins of equal width each probability falls into."""
+    return np.minimum((p_malignant * BINS).astype(int), BINS - 1)
+
+
 def _calibration_error(malignant: np.ndarray, p_malignant: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    bins = np.minimum((p_malignant * BINS).astype(int), BINS - 1)
+    bins = bins_of(p_malignant)
     difference = np.zeros((len(bins), BINS), dtype=np.float32)
     difference[np.arange(len(bins)), bins] = p_malignant - malignant
     return np.abs(weights @ difference).sum(axis=1) / weights.sum(axis=1)

@@ -116,7 +116,7 @@ def weights_name(classifier: Classifier, cache: Cache) -> str:
     """The backbone's weights in a word: imagenet, random with its seed, or the SHA-256 of their file."""
     if classifier.weights_file is not None:
         return f"sha256 {file_identity(classifier.weights_file, cache)}"
-    return "imagenet" if classifier.weights == "imagenet" else f"random, seed {classifier.init_seed}"
+    return str(classifier.named_weights)
 
 
 def load_weights(body: nn.Module, path: Path, *, name: str) -> None:

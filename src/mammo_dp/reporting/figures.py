@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from mammo_dp.metrics.bootstrap import BINS
+from mammo_dp.metrics.bootstrap import BINS, bins_of
 from mammo_dp.reporting import paper
 from mammo_dp.reporting.svg import plt, to_svg
 from mammo_dp.reporting.table1 import METRICS, SOURCES, Row, Study
@@ -128,10 +128,8 @@ def curves(study: Study, epsilon: float) -> str:
 def _draw(line: list[Axes], row: Row, source: str) -> None:
     roc, precision, reliability = [], [], []
     for run in row.runs:
-        table = (
-            run.predictions[run.predictions["source"] == source] if len(run.predictions) else run.predictions
-        )
-        labels = table["malignant"].to_numpy() if len(table) else np.empty(0)
+        table = run.predictions_on(source)
+        labels = table["malignant"].to_numpy()
         if not 0 < labels.sum() < len(labels):
             continue
         p = table["p_malignant"].to_numpy()
@@ -152,7 +150,7 @@ def _draw(line: list[Axes], row: Row, source: str) -> None:
 
 def _reliability(labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     """(3, BINS): number of predictions in each bin, sum of their probabilities, number of malignant ones."""
-    bins = np.minimum((p * BINS).astype(int), BINS - 1)
+    bins = bins_of(p)
     return np.stack([np.bincount(bins, weights=w, minlength=BINS) for w in (np.ones(len(p)), p, labels)])
 
 

@@ -13,6 +13,7 @@ from mammo_dp.artifacts import Artifact
 from mammo_dp.files import fingerprint
 
 PREDICTIONS = "predictions.csv"
+COLUMNS = pd.Index(["source", "patient", "malignant", "p_malignant"])  # of it, those that are read here
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ class Run:
     recipe_name: str = ""
     selected_epoch: int | None = None
     beside_paper: bool = True  # whether the paper's numbers may stand beside it: not for random weights
-    predictions: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)  # of the test sets
+    predictions: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=COLUMNS), compare=False
+    )  # of the test sets
+
+    def predictions_on(self, source: str) -> pd.DataFrame:
+        """Those on one test set; no row where there are none."""
+        return self.predictions[self.predictions["source"] == source]
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Run":

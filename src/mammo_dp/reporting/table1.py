@@ -99,9 +99,9 @@ _draws: dict[tuple[str, ...], np.ndarray] = {}
 
 
 def _resampled(run: Run, source: str) -> dict[str, np.ndarray]:
-    if run.predictions.empty:
+    table = run.predictions_on(source)
+    if table.empty:
         return {}
-    table = run.predictions[run.predictions["source"] == source]
     patients = table["patient"].to_numpy(str)
     key = tuple(patients)
     if key not in _draws:

@@ -14,6 +14,7 @@ from mammo_dp.data import unlabelled
 from mammo_dp.data.cutting import Geometry, cut_image
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.errors import UserError
+from mammo_dp.files import Cache
 from mammo_dp.models.saved import Saved
 from mammo_dp.progress import track
 from mammo_dp.training import device as devices
@@ -46,7 +47,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         if made and made.pngs:
             patches[number] = cv2.imdecode(np.frombuffer(made.pngs[number], np.uint8), cv2.IMREAD_GRAYSCALE)
     order = sorted(patches)
-    scores = dict(zip(order, _scores([patches[n] for n in order], saved, config, device), strict=True))
+    scores = dict(
+        zip(order, _scores([patches[n] for n in order], saved, config, device, output.cache), strict=True)
+    )
     table = pd.DataFrame(
         {
             "row": [item.row for item in asked],
@@ -73,12 +76,14 @@ def _geometry(saved: Saved) -> Geometry:
 
 
 @torch.no_grad()
-def _scores(patches: list[np.ndarray], saved: Saved, config: Config, device: torch.device) -> list[float]:
+def _scores(
+    patches: list[np.ndarray], saved: Saved, config: Config, device: torch.device, cache: Cache
+) -> list[float]:
     """Probability of malignant, as the run that trained the classifier would score its test patches."""
     record = saved.record
     settings = config.classifier.model_copy(update=record["classifier"])
     encode = encoder(
-        saved.body(config.classifier, Store(Path(config.outputs)).cache),
+        saved.body(config.classifier, cache),
         device,
         precision=record["precision"],
     )
