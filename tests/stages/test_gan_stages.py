@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on(evaluated, monkeypatch,
         original(path, content)
 
     monkeypatch.setattr("mammo_dp.training.checkpoint.write_atomic", full)
-    monkeypatch.setattr("mammo_dp.training.gan_loop.SAVING_SHARE", 1e9)
+    monkeypatch.setattr("mammo_dp.training.checkpoint.SAVING_SHARE", 1e9)
     assert evaluated.run(*words) == cli.FAILED
     said = capsys.readouterr().err
     assert "the disk of outputs is full; make room and give the same command again" in said

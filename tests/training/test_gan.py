@@ -59,7 +59,7 @@ def trainer_of(tmp_path: Path, *words: str, images: torch.Tensor | None = None) 
 
 @pytest.fixture(autouse=True)
 def _save_at_every_step(monkeypatch):
-    monkeypatch.setattr(gan_loop, "SAVING_SHARE", math.inf)
+    monkeypatch.setattr(gan_loop.checkpoint, "SAVING_SHARE", math.inf)
 
 
 def weights(trainer: GanTrainer) -> torch.Tensor:

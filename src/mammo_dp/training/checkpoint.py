@@ -1,6 +1,9 @@
 """Checkpoints: tensors and numbers only, written whole or not at all."""
 
+import contextlib
 import io
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,26 @@ import torch
 from mammo_dp.errors import UserError
 from mammo_dp.files import write_atomic
 from mammo_dp.privacy.planning import Plan
+
+SAVING_SHARE = 0.05  # of the time that may go into writing checkpoints
+
+
+class Pace:
+    """When the next checkpoint is due: every `seconds`, less often where writing one takes long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.took, self.saved_at = seconds, 0.0, time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.saved_at >= max(self.seconds, self.took / SAVING_SHARE)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the writing of a checkpoint."""
+        began = time.monotonic()
+        yield
+        self.saved_at = time.monotonic()
+        self.took = self.saved_at - began
 
 
 def save(state: dict[str, Any], path: Path) -> None:

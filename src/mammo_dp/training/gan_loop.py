@@ -13,7 +13,6 @@ from mammo_dp.training import checkpoint
 from mammo_dp.training.gan import Diverged, GanTrainer
 
 CHECKED_EVERY = 20  # steps between two looks at the losses: a look makes a GPU wait
-SAVING_SHARE = 0.05  # of the time that may go into writing last.pt
 
 
 def train(
@@ -72,9 +71,8 @@ class _Saver:
     """Writes last.pt, keeping the one before it, so that a damaged one costs little."""
 
     def __init__(self, trainer: GanTrainer, output: Output, seconds: float) -> None:
-        self.trainer, self.output, self.seconds = trainer, output, seconds
+        self.trainer, self.output, self.pace = trainer, output, checkpoint.Pace(seconds)
         self.last, self.previous = output.folder / "last.pt", output.folder / PREVIOUS
-        self.saved_at, self.took = time.monotonic(), 0.0
 
     def restore(self) -> None:
         for path in (self.last, self.previous):
@@ -95,16 +93,14 @@ class _Saver:
 
     def save(self, *, kept: bool) -> None:
         """Save if it is time, or if a generator has just been kept. Never a state whose losses are not finite."""
-        now = time.monotonic()
-        due = now - self.saved_at >= max(self.seconds, self.took / SAVING_SHARE)
-        if not due and not kept:
+        if not kept and not self.pace.is_due():
             return
         self.trainer.check_finite()
-        if self.last.is_file():
-            self.last.replace(self.previous)
-        state = {"trainer": self.trainer.state_dict(), "log_size": self.output.log_size()}
-        checkpoint.save({**state, "device": self.trainer.device.type}, self.last)
-        self.saved_at, self.took = time.monotonic(), time.monotonic() - now
+        with self.pace.saving():
+            if self.last.is_file():
+                self.last.replace(self.previous)
+            state = {"trainer": self.trainer.state_dict(), "log_size": self.output.log_size()}
+            checkpoint.save({**state, "device": self.trainer.device.type}, self.last)
 
 
 def _advice(trainer: GanTrainer, folder: Path) -> str:

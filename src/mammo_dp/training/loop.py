@@ -1,6 +1,5 @@
 """The loop of a classifier's training: steps, choice of an epoch, checkpoints, resume, progress."""
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,8 +11,6 @@ from mammo_dp.privacy.planning import Plan
 from mammo_dp.progress import track
 from mammo_dp.training import checkpoint
 from mammo_dp.training.selection import Selection
-
-SAVING_SHARE = 0.05  # of the time that may go into writing last.pt
 
 
 class Trainer(Protocol):
@@ -47,7 +44,7 @@ def train(
         output.truncate_log(saved["log_size"])
     else:
         output.truncate_log(0)
-    saved_at, took = time.monotonic(), 0.0
+    pace = checkpoint.Pace(checkpoint_seconds)
     shown: dict[str, float] = {}
 
     def note() -> str:
@@ -61,9 +58,7 @@ def train(
         if validate is not None and step % plan.steps_per_epoch == 0 and step >= plan.first_eligible_step:
             shown = trainer.selection.consider(*validate())
             output.log(step=step, epoch=step // plan.steps_per_epoch, **shown)
-        now = time.monotonic()
-        if now - saved_at >= max(checkpoint_seconds, took / SAVING_SHARE) and step < plan.steps:
-            state = {"trainer": trainer.state_dict(), "log_size": output.log_size()}
-            checkpoint.save({**state, "device": trainer.device.type}, last)
-            saved_at = time.monotonic()
-            took = saved_at - now
+        if step < plan.steps and pace.is_due():
+            with pace.saving():
+                state = {"trainer": trainer.state_dict(), "log_size": output.log_size()}
+                checkpoint.save({**state, "device": trainer.device.type}, last)
