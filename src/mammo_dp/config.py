@@ -130,7 +130,7 @@ class Config(Section):
     def reads_features(self) -> bool:
         """Whether the classifier trains on features that were computed once."""
         classifier = self.classifier
-        return classifier.cache_features and classifier.trainable != "all" and classifier.body_mode == "eval"
+        return classifier.cache_features and not classifier.trains_body and classifier.body_mode == "eval"
 
     @property
     def synpre(self) -> "Config":
@@ -285,9 +285,9 @@ class Config(Section):
                 f"experiment={self.experiment.name} trains on no private image, so there is nothing for "
                 "privacy.epsilon to limit; set privacy.epsilon=inf (the ledger says whom the generator has seen)"
             )
-        if self.classifier.trainable == "all":
+        if self.classifier.trains_body and self.experiment.uses_synthetic and self.synthetic.role == "public":
             raise ValueError(
-                "classifier.trainable=all trains every parameter without privacy; set privacy.epsilon=inf, or "
+                "synthetic.role=public adds gradients of the head alone; set synthetic.role=pooled, or "
                 "classifier.trainable=head"
             )
         if self.public_count is None and self.stage in ("train_classifier", "export"):

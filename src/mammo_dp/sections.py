@@ -94,9 +94,9 @@ class Classifier(Section):
     input_size: int = Field(ge=16)  # px
     mean: float  # inputs are (x / 255 - mean) / std
     std: float = Field(gt=0)
-    # which parameters train: the head; norm_head: also scale and shift of the body's last normalisation; all: every
-    # one, which needs epsilon=inf
-    trainable: Literal["head", "norm_head", "all"]
+    # which parameters train: the head; norm_head: also scale and shift of the body's last normalisation; last_stage:
+    # the body's last stage and all behind it; bias: every bias (Bu et al. 2022); all: every one
+    trainable: Literal["head", "norm_head", "last_stage", "bias", "all"]
     # of a frozen body in training: eval; train: with stochastic depth, as the published code (never cached)
     body_mode: Literal["eval", "train"]
     cache_features: bool  # False: every step runs the frozen body on the images
@@ -108,6 +108,11 @@ class Classifier(Section):
         if taken:
             raise ValueError(f"{taken[0]} is not for backbone_args; weights are named by classifier.weights")
         return given
+
+    @property
+    def trains_body(self) -> bool:
+        """Whether parameters inside the body train, so that every step runs it on the images."""
+        return self.trainable in ("last_stage", "bias", "all")
 
     @property
     def body_settings(self) -> dict[str, Any]:
@@ -153,7 +158,9 @@ class Recipe(Section):
     batch_size: int | None = Field(gt=0)
     max_grad_norm: float = Field(gt=0)  # C; used with finite epsilon only
     flips: Literal["none", "random", "all"]  # all: the mean over the 4 flips inside each image's gradient
-    select: Literal["last", "average", "best_val"]
+    # average: the mean of the second half of the iterates; ema: their exponential moving average (De et al. 2022);
+    # both are post-processing of what was released
+    select: Literal["last", "average", "ema", "best_val"]
     test_flips: bool  # the score of an image is the mean over its 4 flips
 
     @model_validator(mode="after")
@@ -365,5 +372,6 @@ class Runtime(Section):
     batch_size: int = Field(
         gt=0
     )  # images a forward pass of the backbone, or of the generator when it samples
-    units_at_once: int = Field(gt=0)  # images whose gradients of the whole discriminator are held at a time
+    # GiB that the gradients of single images of a whole network, and what they follow from, may take
+    memory_limit: float = Field(gt=0)
     checkpoint_seconds: float = Field(ge=0)  # between two checkpoints of a training run

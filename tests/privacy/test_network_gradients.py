@@ -1,13 +1,20 @@
 """Clipped sums of a whole network's gradients, against a loop over units, and the guards."""
 
 import pytest
+import timm
 import torch
+from opacus.grad_sample import GradSampleModule
 from torch import nn
 from torch.nn import functional
 
 from mammo_dp.models.mcgan import build_gan
 from mammo_dp.privacy import network_gradients
-from mammo_dp.privacy.network_gradients import check_no_batch_statistics, unit_gradient_sum
+from mammo_dp.privacy.network_gradients import (
+    check_no_batch_statistics,
+    image_gradients,
+    images_at_once,
+    unit_gradient_sum,
+)
 from tests.conftest import config_of
 
 
@@ -126,3 +133,75 @@ def test_statistics_of_a_batch_are_refused():
         with pytest.raises(ValueError, match=type(layer).__name__):
             check_no_batch_statistics(nn.Sequential(nn.Conv2d(1, 3, 3), layer))
     check_no_batch_statistics(nn.Sequential(nn.InstanceNorm2d(3), nn.GroupNorm(1, 3)))
+    check_no_batch_statistics(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).eval())
+
+
+def swin_t(trained: str = "") -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The paper's backbone with random weights, a batch of eight and its labels."""
+    torch.manual_seed(0)
+    network = timm.create_model("swin_tiny_patch4_window7_224", num_classes=2).eval()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(trained))
+    return network, torch.randn(8, 3, 224, 224), torch.arange(8) % 2
+
+
+def cross_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits, label)
+
+
+def check_against_a_loop(
+    network: nn.Module, inputs: torch.Tensor, labels: torch.Tensor
+) -> list[torch.Tensor]:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    found = image_gradients(network, cross_entropy, [inputs], labels)
+    for number in range(len(labels)):
+        one = slice(number, number + 1)
+        expected = torch.autograd.grad(cross_entropy(network(inputs[one]), labels[one]), parameters)
+        difference = sum(
+            float((f[number] - e).double().square().sum()) for f, e in zip(found, expected, strict=True)
+        )
+        size = sum(float(e.double().square().sum()) for e in expected)
+        assert (difference / size) ** 0.5 < 1e-5
+    return found
+
+
+def test_every_parameter_of_a_whole_swin_t():
+    network, inputs, labels = swin_t()
+    assert sum(p.numel() for p in network.parameters()) > 27.5e6
+    check_against_a_loop(network, inputs, labels)
+
+
+def test_early_attention_alone_where_hooks_would_clip_windows():
+    """Its layers fold windows into the batch: hooks give 64 rows an image, and clipping those bounds no image."""
+    network, inputs, labels = swin_t("layers.0.blocks.0.attn.qkv")
+    found = check_against_a_loop(network, inputs, labels)
+    assert [len(g) for g in found] == [8, 8]
+    c = 1e-3  # below every norm: each clipped vector has length C
+    ours = unit_gradient_sum(
+        network,
+        cross_entropy,
+        [inputs],
+        labels,
+        torch.ones(8, dtype=torch.int64),
+        max_grad_norm=c,
+        at_once=8,
+    )
+    hooked = GradSampleModule(network.train(), strict=False)
+    functional.cross_entropy(hooked(inputs), labels).backward()
+    windows = [p.grad_sample for p in hooked.parameters() if p.requires_grad]
+    assert [len(g) for g in windows] == [8 * 64, 8 * 64]
+    image = torch.linalg.vector_norm(torch.cat([g[:64].flatten(1) for g in windows], dim=1), dim=1)
+    moved_by_one_image = float((image.clamp(max=c)).sum())
+    assert total_norm(ours) <= 8 * c * (1 + 1e-4)
+    assert moved_by_one_image > 5 * c  # what hooks would let one image add, of which C was promised
+
+
+def test_images_at_once_follow_the_memory():
+    network, inputs, labels = swin_t()
+    few, many = (
+        images_at_once(network, cross_entropy, [inputs[:1]], labels[:1], memory_limit=limit)
+        for limit in (2.0, 4.0)
+    )
+    assert images_at_once(network, cross_entropy, [inputs[:1]], labels[:1], memory_limit=1e-6) == 1
+    assert few < many <= 4.0 * 2**30 / (2 * 27.5e6 * 4)
+    assert 1.8 < many / few < 2.5

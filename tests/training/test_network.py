@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mammo_dp.data.transforms import flip
 from mammo_dp.files import Cache
 from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.sampling import Randomness
@@ -28,7 +29,8 @@ class Body(nn.Module):
 
 def trainer_of(tmp_path, *words: str, patients: bool = False, epsilon: str = "inf") -> NetworkTrainer:
     config = config_of("dataset=toy", f"classifier.input_size={SIZE}", "recipe.lr=0.01", "recipe.epochs=3",
-                       "recipe.batch_size=8", f"privacy.epsilon={epsilon}", *words)  # fmt: skip
+                       "recipe.batch_size=8", f"privacy.epsilon={epsilon}", "classifier.trainable=all",
+                       "privacy.public_count=20", "privacy.accountant=rdp", "privacy.delta=0.01", *words)  # fmt: skip
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(2, size=20))
     images = (rng.integers(0, 128, size=(20, SIZE, SIZE)) + 100 * labels.numpy()[:, None, None]).astype(
@@ -117,14 +119,91 @@ def test_flips_are_those_of_the_transforms(tmp_path):
     trainer = trainer_of(tmp_path, "recipe.flips=random")
     plain = trainer._inputs(torch.arange(20))
     seen = set()
-    for row, view in enumerate(trainer._views(torch.arange(20))):
+    for row, view in enumerate(trainer._views(torch.arange(20))[0]):
         ways = [plain[row].flip(axes) if axes else plain[row] for axes in ([], [-1], [-2], [-1, -2])]
         seen |= {number for number, way in enumerate(ways) if torch.equal(way, view)}
     assert seen == {0, 1, 2, 3}
 
 
-def test_privacy_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="without privacy"):
-        trainer_of(
-            tmp_path, "privacy.public_count=20", "privacy.accountant=rdp", "privacy.delta=0.01", epsilon="4"
-        )
+def test_all_flips_stand_side_by_side(tmp_path):
+    trainer = trainer_of(tmp_path, "recipe.flips=all")
+    plain = trainer._inputs(torch.arange(3))
+    views, labels = trainer._views(torch.arange(3))
+    expected = [flip(plain, variant)[row] for row in range(3) for variant in range(4)]
+    assert torch.equal(views, torch.stack(expected))
+    assert labels.tolist() == [int(trainer.labels[row]) for row in range(3) for _ in range(4)]
+
+
+PRIVATE = ("recipe.optimizer=sgd", "recipe.batch_size=null", "recipe.lr=1", "recipe.flips=all")
+
+
+def clipped_by_hand(trainer: NetworkTrainer, units: list[list[int]], c: float) -> list[torch.Tensor]:
+    """One backward pass for each unit on the mean over its images and their flips."""
+    total = [torch.zeros_like(p) for p in trainer.trained]
+    for unit in units:
+        views = [flip(trainer._inputs(torch.tensor(unit)), variant) for variant in range(4)]
+        logits = trainer.network(torch.cat(views))
+        labels = trainer.labels[unit].repeat(4)
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        gradients = torch.autograd.grad(loss, trainer.trained)
+        norm = torch.sqrt(sum(g.square().sum() for g in gradients))
+        total = [t + g * min(1.0, c / float(norm)) for t, g in zip(total, gradients, strict=True)]
+    return total
+
+
+@pytest.mark.parametrize("memory", ["4", "1e-9"])  # all at once; one image at a time
+@pytest.mark.parametrize("trainable", ["all", "bias"])
+def test_a_private_step_is_the_clipped_sum_over_patients_and_noise(tmp_path, trainable, memory):
+    words = (
+        *PRIVATE,
+        f"classifier.trainable={trainable}",
+        "recipe.max_grad_norm=0.05",
+        f"runtime.memory_limit={memory}",
+    )
+    trainer = trainer_of(tmp_path, *words, patients=True, epsilon="4")
+    trainer.network.eval()
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    expected = clipped_by_hand(trainer, [[0, 1, 2], *([i] for i in range(3, 20))], 0.05)
+    unclipped = clipped_by_hand(trainer, [[0, 1, 2], *([i] for i in range(3, 20))], 1e9)
+    assert (
+        torch.cat([g.flatten() for g in unclipped]) - torch.cat([g.flatten() for g in expected])
+    ).norm() > 0.05
+    trainer.sum_gradients(trainer.batches.next())
+    for parameter, gradient in zip(trainer.trained, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+    start = [p.detach().clone() for p in trainer.trained]
+    trainer.step()
+    moved = torch.cat(
+        [((s - p) * 20 - g).flatten() for s, p, g in zip(start, trainer.trained, expected, strict=True)]
+    )
+    assert trainer.plan.mechanism is not None
+    sigma = trainer.plan.mechanism.noise_multiplier * 0.05
+    assert abs(float(moved.detach().std()) / sigma - 1) < 4 / (2 * len(moved)) ** 0.5
+    still = {name for name, value in trainer.network.state_dict().items() if torch.equal(value, before[name])}
+    frozen = {"body.norm.running_mean", "body.norm.running_var", "body.norm.num_batches_tracked"}
+    assert still == (frozen if trainable == "all" else frozen | {"body.conv.weight", "body.norm.weight"})
+
+
+@pytest.mark.parametrize("flips", ["all", "random"])
+def test_private_resume_is_bit_identical(tmp_path, flips):
+    words = ("recipe.optimizer=adamw", f"recipe.flips={flips}", "recipe.select=ema")
+    whole, first, second = (trainer_of(tmp_path, *words, epsilon="4") for _ in range(3))
+    for _ in range(whole.plan.steps):
+        whole.step()
+    for _ in range(2):
+        first.step()
+    torch.save(first.state_dict(), tmp_path / "last.pt")
+    second.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
+    for _ in range(second.plan.steps - 2):
+        second.step()
+    assert torch.equal(flat(second), flat(whole))
+    assert all(
+        torch.equal(v, whole.selection.selected()[0][k]) for k, v in second.selection.selected()[0].items()
+    )
+
+
+def test_without_privacy_a_part_trains_with_the_statistics_that_the_body_came_with(tmp_path):
+    trainer = trainer_of(tmp_path, "classifier.trainable=bias")
+    before = trainer.network.body.norm.running_mean.clone()
+    trainer.step()
+    assert torch.equal(trainer.network.body.norm.running_mean, before)

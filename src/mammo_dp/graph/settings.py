@@ -81,7 +81,7 @@ def training_settings(config: Config) -> dict[str, Any]:
         settings["trainable"] = config.classifier.trainable
     if not config.reads_features:
         settings["classifier"] = classifier_settings(config)
-        if config.classifier.trainable != "all":
+        if not config.classifier.trains_body:
             settings["classifier"]["body_mode"] = config.classifier.body_mode
     return settings
 

@@ -107,7 +107,7 @@ def model_record(config: Config, cache: Cache) -> dict[str, Any]:
         "body": weights_name(classifier, cache),
         "precision": config.runtime.precision,
     }
-    if classifier.trainable == "all" or config.experiment.continues_synpre:
+    if classifier.trains_body or config.experiment.continues_synpre:
         record["body"] = BODY
     return record
 

@@ -21,7 +21,7 @@ def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
         "recipe": config.recipe.model_dump(),
         "privacy": config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count},
     }
-    if config.classifier.trainable == "all" or config.experiment.continues_synpre:
+    if config.classifier.trains_body or config.experiment.continues_synpre:
         settings["classifier"]["trained"] = BODY
     if config.experiment.continues_synpre:
         settings["pretraining"] = config.pretraining.model_dump()

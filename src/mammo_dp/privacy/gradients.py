@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from mammo_dp.layers import Affine
+from mammo_dp.privacy.clipping import clip_factors
 
 TRAINED = (nn.Linear, Affine)
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Tanh, nn.Identity)  # what may stand between them
@@ -70,7 +71,7 @@ def gradient_sum(
         return norms
     factors = torch.ones_like(norms)
     if max_grad_norm is not None:
-        factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
+        factors = clip_factors(norms, max_grad_norm)
     for layer, part in zip(trained, parts, strict=True):
         weight, bias = part.weighted_sum(factors)
         _add(layer.weight, weight)

@@ -11,19 +11,71 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mammo_dp.privacy.clipping import clip_factors
 from mammo_dp.privacy.gradients import check_units
 
 Loss = Callable[..., torch.Tensor]  # (network's output, this image's target) -> scalar
 
 
 def check_no_batch_statistics(network: nn.Module) -> None:
-    """Refuse layers whose output for one image depends on others, or that keep statistics. Raises ValueError."""
+    """Refuse layers whose output for one image depends on others, or that gather statistics. Raises ValueError.
+
+    In eval mode a batch normalisation uses the statistics that it came with, which treats each image by itself.
+    """
     for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
+        keeps = isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False)
+        if keeps and (module.training or module.running_mean is None):
             raise ValueError(
                 f"{name} ({type(module).__name__}) has statistics of a batch: one image would enter the gradients of "
                 "others, and clipping would bound nothing"
             )
+
+
+def images_at_once(
+    network: nn.Module,
+    loss: Loss,
+    image: Sequence[torch.Tensor],
+    target: torch.Tensor,
+    *,
+    memory_limit: float,
+) -> int:
+    """How many images may be differentiated together within `memory_limit` GiB; at least one.
+
+    image: one image of what `unit_gradient_sum` takes, (1, ...) each. An image holds what its backward pass needs,
+    which a forward pass counts, and its gradient, which is there twice while it is added up.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        value = loss(network(*image), target)
+    del value
+    gradient = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
+    return max(1, int(memory_limit * 2**30 / (sum(kept.values()) + 2 * gradient)))
+
+
+def image_gradients(
+    network: nn.Module, loss: Loss, inputs: Sequence[torch.Tensor], targets: torch.Tensor
+) -> list[torch.Tensor]:
+    """(images, ...) gradient of each image's own loss, for each parameter that trains.
+
+    Raises ValueError if the first dimension of what comes back is not the images.
+    """
+    parameters = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+
+    def of_one(values: dict[str, torch.Tensor], target: torch.Tensor, *image: torch.Tensor) -> torch.Tensor:
+        return loss(functional_call(network, values, tuple(x[None] for x in image)), target[None])
+
+    per_image = vmap(grad(of_one), in_dims=(None, 0, *(0 for _ in inputs)))
+    gradients = list(per_image(parameters, targets, *inputs).values())
+    check_units(len(targets), gradients)
+    return gradients
 
 
 def unit_gradient_sum(
@@ -36,26 +88,19 @@ def unit_gradient_sum(
     max_grad_norm: float,
     at_once: int,
 ) -> list[torch.Tensor]:
-    """The sum over units of the clipped mean gradient of their images' losses, for each parameter of `network`.
+    """The sum over units of the clipped mean gradient of their images' losses, for each parameter that trains.
 
     inputs: tensors of (images, ...), what the network takes; targets: (images,). The images of a unit stand together;
     sizes: (units,) how many each has, at least one. `at_once` images are differentiated at a time, and each holds a
     gradient as large as the network. A unit whose gradient is not finite counts as null: one NaN would show in every
     weight.
     """
-    parameters = {name: p.detach() for name, p in network.named_parameters()}
-    total = [torch.zeros_like(p) for p in parameters.values()]
-
-    def of_one(values: dict[str, torch.Tensor], target: torch.Tensor, *image: torch.Tensor) -> torch.Tensor:
-        return loss(functional_call(network, values, tuple(x[None] for x in image)), target[None])
-
-    per_image = vmap(grad(of_one), in_dims=(None, 0, *(0 for _ in inputs)))
+    total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
     for first, last, belongs in _groups(sizes, at_once):
         sums: list[torch.Tensor] | None = None
         for start in range(first, last, at_once):
             part = slice(start, min(start + at_once, last))
-            gradients = list(per_image(parameters, targets[part], *(x[part] for x in inputs)).values())
-            check_units(part.stop - start, gradients)
+            gradients = image_gradients(network, loss, [x[part] for x in inputs], targets[part])
             rows = belongs[start - first : part.stop - first].to(targets.device)
             units = int(belongs[-1]) + 1
             if last - first == units:  # one image each: nothing to add up
@@ -77,7 +122,7 @@ def _add_clipped(
     """Add each unit's mean gradient, clipped. sums: (units, ...) for each parameter; counts: (units,) images."""
     each = [torch.linalg.vector_norm(s.flatten(1), dim=1, dtype=torch.float64) for s in sums]
     norms = torch.linalg.vector_norm(torch.stack(each), dim=0) / counts
-    factors = (max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0) / counts
+    factors = clip_factors(norms, max_grad_norm) / counts
     finite = norms.isfinite()
     if not finite.all():
         factors, sums = factors[finite], [s[finite] for s in sums]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
+from mammo_dp.privacy.events import Mechanism
+
 WORDS = 624  # of the Mersenne Twister behind torch's generator on a CPU
 HEADER, STATE_BYTES = 24, 5056  # layout of its saved state: where the words begin, and its length
 
@@ -107,8 +109,20 @@ class ShuffledBatches:
 
 
 NONE_LEFT = torch.empty(0, dtype=torch.int64)
+Batches = PoissonBatches | FullBatch | ShuffledBatches
 
 
-def left_of(batches: PoissonBatches | FullBatch | ShuffledBatches | None) -> torch.Tensor:
+def batches_of(
+    units: int, mechanism: Mechanism | None, batch_size: int | None, generator: torch.Generator
+) -> Batches:
+    """What a run's steps see: under privacy a Poisson sample or everything, else ordinary minibatches."""
+    if mechanism is not None and not mechanism.is_full_batch:
+        return PoissonBatches(units, mechanism.sample_rate, generator)
+    if mechanism is not None or batch_size is None:
+        return FullBatch(units)
+    return ShuffledBatches(units, batch_size, generator, NONE_LEFT)
+
+
+def left_of(batches: Batches | None) -> torch.Tensor:
     """What a checkpoint keeps of an epoch's order: nothing where batches follow from a generator alone."""
     return batches.left if isinstance(batches, ShuffledBatches) else NONE_LEFT

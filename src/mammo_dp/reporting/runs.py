@@ -13,6 +13,12 @@ from mammo_dp.artifacts import Artifact
 from mammo_dp.files import fingerprint
 
 PREDICTIONS = "predictions.csv"
+TRAINED = {
+    "all": "every parameter",
+    "norm_head": "last normalisation and head",
+    "last_stage": "last stage and head",
+    "bias": "every bias and the head",
+}
 COLUMNS = pd.Index(["source", "patient", "malignant", "p_malignant"])  # of it, those that are read here
 
 
@@ -132,9 +138,7 @@ def _words(
             *([privacy["adjacency"]] if privacy["adjacency"] != "add_remove" else []),
         ]
     if settings.get("trainable"):
-        words.append(
-            {"all": "every parameter", "norm_head": "last normalisation and head"}[settings["trainable"]]
-        )
+        words.append(TRAINED[settings["trainable"]])
     if settings["experiment"] == "synpre":
         words.append(_trained_by(settings))
     if synthetic is not None:

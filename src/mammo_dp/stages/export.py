@@ -83,7 +83,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     folder.mkdir(exist_ok=True)
     metadata = {"model": to_json(model_record(config, output.cache))}
     save_file(load_file(classifier.path(HEAD)), folder / HEAD, metadata=metadata)
-    trained = classifier if config.classifier.trainable == "all" else inputs.get("body")
+    trained = classifier if config.classifier.trains_body else inputs.get("body")
     if trained is not None:
         save_file(load_file(trained.path(BODY)), folder / BODY, metadata=metadata)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))

@@ -68,7 +68,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         run=_run_identity(config, inputs, output),
     )
     task = Task(config, patches, units, public, plan, randomness, device)
-    run_of = network_run if config.classifier.trainable == "all" else head_run
+    run_of = network_run if config.classifier.trains_body else head_run
     trainer, scores = run_of(task, inputs)
     validate = None
     if config.recipe.select == "best_val":
@@ -113,7 +113,7 @@ def describe(config: Config, result: StageResult, ledger: Mapping[str, Any], out
 def _save(state: State, config: Config, inputs: Mapping[str, Artifact], output: Output) -> str:
     """Write the head, and the body where it was trained, and return what tells these weights from any others."""
     parts = {HEAD: state}
-    if config.classifier.trainable == "all":
+    if config.classifier.trains_body:
         parts = {
             name: {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
             for name, prefix in ((HEAD, "head."), (BODY, "body."))

@@ -13,11 +13,10 @@ from mammo_dp.privacy.gradients import gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import (
-    NONE_LEFT,
     FullBatch,
-    PoissonBatches,
     Randomness,
     ShuffledBatches,
+    batches_of,
     left_of,
 )
 from mammo_dp.privacy.units import Units
@@ -59,9 +58,11 @@ class HeadTrainer:
         self.batches_rng = randomness.generator("batches")
         self.noise_rng = randomness.generator("noise", device)
         self.public_rng = randomness.generator("public")
-        self.batches = self._batches()
-        self.public_batches = self._public_batches()
-        self.inner = inner_optimizer(head, recipe)
+        self.batches = batches_of(len(units), plan.mechanism, recipe.batch_size, self.batches_rng)
+        self.public_batches = public and batches_of(
+            len(public.units), None, recipe.batch_size, self.public_rng
+        )
+        self.inner = inner_optimizer(list(head.parameters()), recipe)
         self.optimizer: Any = self.inner
         if plan.mechanism:
             self.optimizer = private_optimizer(
@@ -81,22 +82,6 @@ class HeadTrainer:
         self.kept_rows: dict[Units, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.step_number = 0
         self.selection = Selection(recipe, head, steps=plan.steps)
-
-    def _batches(self) -> PoissonBatches | FullBatch | ShuffledBatches:
-        count = len(self.units)
-        if self.plan.mechanism is not None and not self.plan.mechanism.is_full_batch:
-            return PoissonBatches(count, self.plan.mechanism.sample_rate, self.batches_rng)
-        if self.recipe.batch_size is None or self.plan.mechanism is not None:
-            return FullBatch(count)
-        return ShuffledBatches(count, self.recipe.batch_size, self.batches_rng, NONE_LEFT)
-
-    def _public_batches(self) -> FullBatch | ShuffledBatches | None:
-        if self.public is None:
-            return None
-        count, batch_size = len(self.public.units), self.recipe.batch_size
-        if batch_size is None:
-            return FullBatch(count)
-        return ShuffledBatches(count, batch_size, self.public_rng, NONE_LEFT)
 
     def step(self) -> None:
         """Draw a batch, sum its clipped gradients, add noise, move the head."""

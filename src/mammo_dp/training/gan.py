@@ -17,7 +17,7 @@ from torch.nn import functional
 from mammo_dp.data.augmentation import random_views
 from mammo_dp.errors import UserError
 from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
-from mammo_dp.privacy.network_gradients import check_no_batch_statistics, unit_gradient_sum
+from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradient_sum
 from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import (
@@ -88,6 +88,15 @@ class GanTrainer:
         self.private: Any = None
         if plan.mechanism is not None:
             check_no_batch_statistics(self.discriminator)
+            one = (
+                torch.zeros(1, 1, settings.size, settings.size, device=device),
+                torch.zeros(1, dtype=torch.int64, device=device),
+            )
+            target = torch.zeros(1, 2, device=device)
+            limit = runtime.memory_limit
+            self.at_once = images_at_once(
+                self.discriminator, _on_one_generated, one, target, memory_limit=limit
+            )
             self.private = private_optimizer(
                 self.discriminator_adam,
                 plan.mechanism,
@@ -199,7 +208,7 @@ class GanTrainer:
             torch.stack([target, inputs[1].to(target.dtype)], dim=1),
             sizes,
             max_grad_norm=self.settings.privacy.max_grad_norm,
-            at_once=self.runtime.units_at_once,
+            at_once=self.at_once,
         )
 
     def _set_gradients(self, gradients: list[torch.Tensor]) -> None:

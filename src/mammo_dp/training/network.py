@@ -1,5 +1,6 @@
-"""Training every parameter of a classifier on images, without privacy."""
+"""Training a classifier on images: every parameter, its biases or its last stage, with or without privacy."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
@@ -10,8 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from mammo_dp.data.transforms import FLIPS, flip, scaled, square
+from mammo_dp.models.trainable import set_trained
+from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradient_sum
+from mammo_dp.privacy.optimizer import private_optimizer
 from mammo_dp.privacy.planning import Plan
-from mammo_dp.privacy.sampling import NONE_LEFT, FullBatch, Randomness, ShuffledBatches, left_of
+from mammo_dp.privacy.sampling import Randomness, ShuffledBatches, batches_of, left_of
 from mammo_dp.privacy.units import Units
 from mammo_dp.sections import Classifier, Recipe, Runtime
 from mammo_dp.training import checkpoint
@@ -33,7 +37,11 @@ class Network(nn.Module):
 
 
 class NetworkTrainer:
-    """One training run of body and head, a step at a time. All its randomness comes from generators of its own."""
+    """One training run of body and head, a step at a time. All its randomness comes from generators of its own.
+
+    Where only a part trains, or gradients are private, the network is in eval mode: statistics of a batch would let one
+    image into the gradients of others. Training every parameter without privacy has the usual train mode.
+    """
 
     def __init__(
         self,
@@ -50,47 +58,95 @@ class NetworkTrainer:
         device: torch.device,
     ) -> None:
         """images: (n, h, w) uint8, kept on the device; `units` hold positions in them; labels: (n,) of 0 and 1."""
-        if plan.mechanism is not None:
-            raise ValueError("every parameter is trained without privacy only: nothing is clipped here")
         self.plan, self.recipe, self.classifier, self.runtime = plan, recipe, classifier, runtime
-        self.device = device
+        self.device, self.randomness = device, randomness
         on_last = runtime.channels_last
         self.format = torch.channels_last if (on_last or on_last is None) else torch.contiguous_format
-        self.network = network.requires_grad_(True).to(device, memory_format=self.format)  # type: ignore[call-overload]
+        self.network = network.to(device, memory_format=self.format)  # type: ignore[call-overload]
+        set_trained(network.body, network.head, classifier.trainable)
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.as_in_training = plan.mechanism is None and classifier.trainable == "all"
         self.images = torch.from_numpy(square(images, classifier.input_size)).to(device)
         self.units, self.labels = units, labels.to(device)
         self.batches_rng = randomness.generator("batches")
         self.layers_rng = randomness.generator("layers")
-        count = len(units)
-        self.batches = (
-            FullBatch(count)
-            if recipe.batch_size is None
-            else ShuffledBatches(count, recipe.batch_size, self.batches_rng, NONE_LEFT)
-        )
-        self.optimizer = inner_optimizer(self.network, recipe)
+        self.noise_rng = randomness.generator("noise", device)
+        self.batches = batches_of(len(units), plan.mechanism, recipe.batch_size, self.batches_rng)
+        self.inner = inner_optimizer(self.trained, recipe)
+        self.optimizer: Any = self.inner
+        if plan.mechanism is not None:
+            check_no_batch_statistics(network.eval())
+            self.at_once = images_at_once(
+                network, self._loss_of_one, [self._inputs(torch.tensor([0]))], self.labels[:1],
+                memory_limit=runtime.memory_limit,
+            )  # fmt: skip
+            self.optimizer = private_optimizer(
+                self.inner,
+                plan.mechanism,
+                max_grad_norm=recipe.max_grad_norm,
+                public_count=plan.public_count,
+                noise=self.noise_rng,
+                secure=randomness.secure,
+            )
         self.step_number = 0
         self.selection = Selection(recipe, self.network, steps=plan.steps)
 
     def step(self) -> None:
-        """Draw a batch of units, and move every parameter along the mean over them of their images' mean loss."""
-        self.network.train()
+        """Draw a batch of units, and move what trains along the mean over them of their images' mean loss."""
+        self.network.train(self.as_in_training)
         chosen = self.batches.next()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.plan.mechanism is not None:
+            self.sum_gradients(chosen)
+        else:
+            self._mean_gradients(chosen)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step_number += 1
+        self.selection.after_step(self.step_number)
+
+    def sum_gradients(self, chosen: torch.Tensor) -> None:
+        """Set every .grad to the sum over the chosen units of the clipped mean gradient of their images and flips."""
+        total = [torch.zeros_like(parameter) for parameter in self.trained]
+        for positions in self._parts(chosen):
+            inputs, labels = self._views(positions.flatten())
+            rows = len(labels) // len(positions)
+            part = unit_gradient_sum(
+                self.network,
+                self._loss_of_one,
+                [inputs],
+                labels,
+                torch.full((len(positions),), rows, dtype=torch.int64),
+                max_grad_norm=self.recipe.max_grad_norm,
+                at_once=self.at_once,
+            )
+            for into, added in zip(total, part, strict=True):
+                into += added
+        for parameter, gradient in zip(self.trained, total, strict=True):
+            parameter.grad = gradient
+
+    def _parts(self, chosen: torch.Tensor) -> Iterator[torch.Tensor]:
+        """(units, k) positions, so many units at a time that their views fit the memory; one unit at least."""
+        flips = FLIPS if self.recipe.flips == "all" else 1
+        for positions in self.units.by_size(chosen):
+            yield from positions.split(max(1, self.at_once // (positions.shape[1] * flips)))
+
+    def _loss_of_one(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits.float(), label, label_smoothing=self.recipe.label_smoothing)
+
+    def _mean_gradients(self, chosen: torch.Tensor) -> None:
         groups = list(self.units.by_size(chosen))
         positions = torch.cat([group.flatten() for group in groups])
         weights = torch.cat([torch.full((g.numel(),), 1 / g.shape[1] / len(chosen)) for g in groups])
-        self.optimizer.zero_grad(set_to_none=True)
         # a part at a time: a full batch of images does not fit a machine's memory
         for start in range(0, len(positions), self.runtime.batch_size):
             part = slice(start, start + self.runtime.batch_size)
             self._loss(positions[part], weights[part].to(self.device)).backward()
-        self.optimizer.step()
-        self.step_number += 1
-        self.selection.after_step(self.step_number)
 
     def _loss(self, positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        inputs, labels = self._views(positions), self.labels[positions.to(self.device)]
+        inputs, labels = self._views(positions)
         if self.recipe.flips == "all":
-            labels, weights = labels.repeat(FLIPS), weights.repeat(FLIPS) / FLIPS
+            weights = weights.repeat_interleave(FLIPS) / FLIPS
         with seeded_layers(self.layers_rng, self.device), self._precision():
             logits = self.network(inputs)
         losses = functional.cross_entropy(
@@ -98,16 +154,17 @@ class NetworkTrainer:
         )
         return (losses * weights).sum()
 
-    def _views(self, positions: torch.Tensor) -> torch.Tensor:
-        """Inputs of the network: each image flipped at random, once in every way, or not at all."""
-        inputs = self._inputs(positions)
+    def _views(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels: each image flipped at random, not at all, or in every way, its flips side by side."""
+        inputs, labels = self._inputs(positions), self.labels[positions.to(self.device)]
         if self.recipe.flips == "all":
-            return torch.cat([flip(inputs, variant) for variant in range(FLIPS)])
+            views = torch.stack([flip(inputs, variant) for variant in range(FLIPS)], dim=1).flatten(0, 1)
+            return views.contiguous(memory_format=self.format), labels.repeat_interleave(FLIPS)
         if self.recipe.flips == "random":  # horizontal and vertical, each with probability 0.5
             variants = torch.randint(FLIPS, (len(positions),), generator=self.batches_rng).to(self.device)
             for bit in (1, 2):
                 inputs = torch.where((variants & bit > 0)[:, None, None, None], flip(inputs, bit), inputs)
-        return inputs
+        return inputs, labels
 
     def _inputs(self, positions: torch.Tensor) -> torch.Tensor:
         settings = self.classifier
@@ -131,25 +188,32 @@ class NetworkTrainer:
         return torch.cat(found).numpy() if found else np.empty(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only, enough to go on bit for bit."""
-        return {
+        """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
+        state = {
             "plan": asdict(self.plan),
             "step": self.step_number,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.inner.state_dict(),
             "left": left_of(self.batches),
             "selection": self.selection.state_dict(),
-            "batches_rng": self.batches_rng.get_state(),
-            "layers_rng": self.layers_rng.get_state(),
         }
+        if not self.randomness.secure:
+            state |= {name: stream.get_state() for name, stream in self._streams.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
         checkpoint.check_plan(state["plan"], self.plan)
         self.step_number = state["step"]
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.inner.load_state_dict(state["optimizer"])
         if isinstance(self.batches, ShuffledBatches):
             self.batches.left = state["left"]
         self.selection.load_state_dict(state["selection"])
-        self.batches_rng.set_state(state["batches_rng"])
-        self.layers_rng.set_state(state["layers_rng"])
+        if not self.randomness.secure:
+            for name, stream in self._streams.items():
+                stream.set_state(state[name])
+
+    @property
+    def _streams(self) -> dict[str, torch.Generator]:
+        return {"batches_rng": self.batches_rng, "layers_rng": self.layers_rng, "noise_rng": self.noise_rng}

@@ -1,4 +1,4 @@
-"""Which weights of a run are kept: the last, the mean of the second half, or those of the best epoch on validation."""
+"""Which weights of a run are kept: the last, a mean of the iterates, or those of the best epoch on validation."""
 
 import math
 from typing import Any
@@ -11,6 +11,8 @@ from mammo_dp.metrics.classification import auprc_benign, cross_entropy
 from mammo_dp.sections import Recipe
 
 State = dict[str, torch.Tensor]
+# of select=ema: De et al. 2022 (App. C) average with decay 0.9999, less at first, so that short runs forget their start
+EMA_DECAY, EMA_WARMUP = 0.9999, 9.0
 
 
 class Selection:
@@ -21,7 +23,7 @@ class Selection:
         self.step = 0
         self.averaged = 0
         self.total: State = {}
-        if self.select == "average":
+        if self.select in ("average", "ema"):
             self.total = {
                 k: torch.zeros_like(v, dtype=torch.float64) for k, v in network.state_dict().items()
             }
@@ -31,6 +33,12 @@ class Selection:
     def after_step(self, step: int) -> None:
         """Take note of the network after its step number `step`, from 1."""
         self.step = step
+        if self.select == "ema":
+            decay = min(
+                EMA_DECAY, (step - 1) / (step - 1 + EMA_WARMUP)
+            )  # 0 at first: the start has no weight
+            for key, value in self.network.state_dict().items():
+                self.total[key].mul_(decay).add_(value, alpha=1 - decay)
         if self.select == "average" and step > self.steps // 2:
             self.averaged += 1
             for key, value in self.network.state_dict().items():
@@ -49,6 +57,9 @@ class Selection:
         if self.select == "average":
             now = self.network.state_dict()
             return {k: (v / self.averaged).to(now[k].dtype) for k, v in self.total.items()}, self.step
+        if self.select == "ema":
+            now = self.network.state_dict()
+            return {k: v.to(now[k].dtype) for k, v in self.total.items()}, self.step
         if self.select == "best_val":
             assert self.best is not None
             return self.best, self.best_step
