@@ -1,4 +1,4 @@
-"""The clipping factor, in one place: heads, whole networks, one-shot sums and the audit's canaries all use it."""
+"""The clipping factor, in one place: the closed form of heads and the gradients of whole networks both use it."""
 
 import torch
 

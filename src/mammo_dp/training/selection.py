@@ -34,9 +34,8 @@ class Selection:
         """Take note of the network after its step number `step`, from 1."""
         self.step = step
         if self.select == "ema":
-            decay = min(
-                EMA_DECAY, (step - 1) / (step - 1 + EMA_WARMUP)
-            )  # 0 at first: the start has no weight
+            before = step - 1  # decay 0 at the first step: the start has no weight
+            decay = min(EMA_DECAY, before / (before + EMA_WARMUP))
             for key, value in self.network.state_dict().items():
                 self.total[key].mul_(decay).add_(value, alpha=1 - decay)
         if self.select == "average" and step > self.steps // 2:
