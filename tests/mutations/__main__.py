@@ -29,6 +29,7 @@ import timm
 
 from tests.mutations.faults import FAULTS, Fault
 
+PROJECT = Path(__file__).parents[2] / "src" / "mammo_dp"
 MOST = 3  # failing tests after which a fault counts as caught
 hypothesis.settings.register_profile(
     "mutations",
@@ -46,10 +47,6 @@ class Changed(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         source = Path(self.path).read_text()
-        if source.count(self.fault.old) != 1:
-            raise SystemExit(
-                f"{self.fault.name}: {self.fault.old!r} stands {source.count(self.fault.old)} times"
-            )
         return compile(source.replace(self.fault.old, self.fault.new), self.path, "exec")
 
 
@@ -85,6 +82,14 @@ class Recorder:
             self.failed.append(f"collection of {report.nodeid}: {report.longrepr}")
 
 
+def check_text(fault: Fault) -> None:
+    """Exit unless the text that the fault changes stands in its module once: elsewhere it would survive unnoticed."""
+    source = PROJECT / f"{fault.module.replace('.', '/')}.py"
+    stands = source.read_text().count(fault.old)
+    if stands != 1:
+        raise SystemExit(f"{fault.name}: {fault.old!r} stands {stands} times in {fault.module}")
+
+
 def tried(fault: Fault | None, tests: list[str]) -> dict[str, list[str] | int]:
     """Run `tests` with the fault (None: the sound code) in a fork."""
     with tempfile.NamedTemporaryFile("r") as answer:
@@ -103,6 +108,8 @@ def tried(fault: Fault | None, tests: list[str]) -> dict[str, list[str] | int]:
 
 
 def main() -> int:
+    for fault in FAULTS:
+        check_text(fault)
     sound = tried(None, sorted({test for fault in FAULTS for test in fault.tests}))
     print(f"sound code: {sound['passed']} passed, failed: {sound['failed'] or 'none'}", flush=True)
     survivors = []

@@ -32,10 +32,10 @@ FAULTS = (
         (GRADIENTS, SENSITIVITY),
     ),
     Fault(
-        "clipping per batch", "privacy.gradients",
-        "(max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)",
-        "(max_grad_norm / norms.norm().clamp(min=1e-12)).clamp(max=1.0).expand_as(norms)",
-        (GRADIENTS, SENSITIVITY),
+        "clipping per batch", "privacy.clipping",
+        "(max_norm / norms.clamp(min=1e-12)).clamp(max=1.0)",
+        "(max_norm / norms.norm().clamp(min=1e-12)).clamp(max=1.0).expand_as(norms)",
+        (GRADIENTS, SENSITIVITY, NETWORK),
     ),
     Fault(
         "noise skipped on an empty batch", "training.classifier",
@@ -122,12 +122,12 @@ FAULTS = (
     ),
     Fault(
         "no clipping of a whole network's gradients", "privacy.network_gradients",
-        "(max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0) / counts", "torch.ones_like(norms) / counts",
+        "clip_factors(norms, max_grad_norm) / counts", "torch.ones_like(norms) / counts",
         (NETWORK,),
     ),
     Fault(
         "whole networks go without the check of units", "privacy.network_gradients",
-        "check_units(part.stop - start, gradients)", "pass",
+        "check_units(len(targets), gradients)", "pass",
         (NETWORK,),
     ),
     Fault(
