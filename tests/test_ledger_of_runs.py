@@ -167,7 +167,7 @@ def test_require_refuses_before_training_and_names_the_event(place):
 def test_patients_without_ids_are_refused(small):
     from mammo_dp.data.patch_set import PatchSet
     from mammo_dp.errors import UserError
-    from mammo_dp.stages.train_classifier import training_units
+    from mammo_dp.training.units import training_units
 
     config = config_of(*small.small, *QUICK, "privacy.unit=patient")
     patches = PatchSet.load(Node.of(config, "extract_patches").artifact())

@@ -6,7 +6,7 @@ import torch
 
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
-from mammo_dp.stages.train_classifier import training_units
+from mammo_dp.training.units import training_units
 from tests.conftest import config_of
 
 

@@ -1,5 +1,7 @@
 """Noise and the step: Opacus' DP optimizer on gradients that are already clipped and summed."""
 
+from collections.abc import Callable
+
 import torch
 from opacus.optimizers import DPOptimizerFastGradientClipping
 
@@ -7,10 +9,17 @@ from mammo_dp.privacy.events import Mechanism
 
 
 class SummedGradientOptimizer(DPOptimizerFastGradientClipping):
-    """Opacus' optimizer for gradients that `gradient_sum` has clipped and summed; noise and scaling are its own."""
+    """Opacus' optimizer for gradients that `gradient_sum` has clipped and summed; noise and scaling are its own.
+
+    `before_noise`, if set, is called with the parameters that carry the sum: an audit adds its canaries there.
+    """
+
+    before_noise: Callable[[list[torch.nn.Parameter]], None] | None = None
 
     def accumulate(self) -> None:
         """Take the sum as it is: it was made for this step, so that no copy is needed."""
+        if self.before_noise is not None:
+            self.before_noise(self.params)
         for parameter in self.params:
             parameter.summed_grad = parameter.grad  # type: ignore[attr-defined]
 

@@ -11,9 +11,7 @@ from safetensors.torch import save_file
 
 from mammo_dp.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.config import Config
-from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
-from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, digest, sha256, to_json
 from mammo_dp.metrics.performance import performance
 from mammo_dp.models.classifier import BODY, HEAD, build_body, model_record, weights_name
@@ -23,16 +21,14 @@ from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
 from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness
-from mammo_dp.privacy.units import Units
 from mammo_dp.reporting.model_card import model_card
 from mammo_dp.rounding import rounded_up
 from mammo_dp.training import device as devices
 from mammo_dp.training.backbone import check_backbone
-from mammo_dp.training.classifier import PublicSet
 from mammo_dp.training.loop import train
 from mammo_dp.training.runs import Scores, Task, head_run, network_run
 from mammo_dp.training.selection import State
-from mammo_dp.training.units import check_both_classes, units_of
+from mammo_dp.training.units import training_patches, training_units, validation_rows
 
 PREDICTIONS = "predictions.csv"
 CARD = "README.md"
@@ -51,9 +47,7 @@ def check(config: Config) -> None:
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     device = devices.prepare(config.runtime)
-    patches = PatchSet.load(inputs["patches"])
-    if config.experiment.uses_synthetic:
-        patches = patches.joined(PatchSet.load(inputs["synthetic"]))
+    patches = training_patches(inputs)
     units, public = training_units(patches, config)
     plan = make_plan(config, units=len(units), cache=output.cache)
     record = mechanism_record(
@@ -72,7 +66,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     trainer, scores = run_of(task, inputs)
     validate = None
     if config.recipe.select == "best_val":
-        validation = _validation_rows(patches, config)
+        validation = validation_rows(patches, config)
         validate = lambda: (patches.malignant[validation], scores(validation))  # noqa: E731
     train(trainer, output=output, checkpoint_seconds=config.runtime.checkpoint_seconds, validate=validate)
 
@@ -163,45 +157,6 @@ def _run_identity(config: Config, inputs: Mapping[str, Artifact], output: Output
         "backbone": _backbone(config, output.cache),
     }
     return digest({"run": how, "inputs": {r: c for r, c in content.items() if r.startswith("synthetic")}})
-
-
-def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet | None]:
-    """The units of privacy of the training set, and the synthetic images that enter without noise.
-
-    Raises UserError if a class is missing, or a patient id where patients are the unit.
-    """
-    real = patches.rows("train") if config.experiment.uses_real else np.empty(0, dtype=np.int64)
-    made = _synthetic_rows(patches, config, held_out=False)
-    check_both_classes(patches, np.concatenate([real, made]), dataset=config.dataset.name)
-    public = None
-    if config.synthetic.role == "public" and config.privacy.is_private and len(made):
-        public, made = PublicSet(Units.of_each(made), config.synthetic.weight), made[:0]
-    positions = np.concatenate([real, made])
-    unit = config.privacy.unit if config.experiment.uses_real else "image"  # synthetic images are nobody's
-    return units_of(patches, positions, unit=unit, setting="privacy.unit"), public
-
-
-def _synthetic_rows(patches: PatchSet, config: Config, *, held_out: bool) -> np.ndarray:
-    """Positions of the synthetic images to train on, or of those held out for choosing an epoch."""
-    rows = patches.rows(synthetic.SOURCE)
-    if config.experiment.uses_real or config.recipe.select != "best_val" or config.validates_on_real:
-        return rows[:0] if held_out else rows
-    fraction = config.synthetic.val_fraction
-    names = patches.index["patient"].to_numpy()[rows]
-    chosen = np.array([synthetic.is_held_out(name, fraction=fraction) for name in names], dtype=bool)
-    return rows[chosen == held_out]
-
-
-def _validation_rows(patches: PatchSet, config: Config) -> np.ndarray:
-    on_real = config.validates_on_real
-    rows = patches.rows("val") if on_real else _synthetic_rows(patches, config, held_out=True)
-    if not 0 < patches.malignant[rows].sum() < len(rows):
-        whose = "this dataset" if on_real else "the held-out part of the synthetic images"
-        raise UserError(
-            f"recipe.select=best_val needs validation patches of both classes and {whose} has none; use "
-            f"recipe.select=last or recipe.select=average{'' if on_real else ', or a larger synthetic.val_fraction'}"
-        )
-    return rows
 
 
 def _images_per_patient(patches: PatchSet, config: Config) -> list[int]:

@@ -1,0 +1,84 @@
+"""From an attack's successes to a lower bound of epsilon that holds in all but `alpha` of audits.
+
+A mu-GDP mechanism keeps every test below the trade-off curve, Phi^-1(TPR) - Phi^-1(FPR) <= mu (Dong, Roth, Su 2022); an
+(epsilon, delta)-DP one keeps TPR <= e^eps FPR + delta, and the same of the complements (Kairouz et al. 2015). Each
+rate is taken at its worst end: alpha / 2 each.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri
+from scipy.stats import beta, chi2, nct
+
+from mammo_dp.privacy.gaussian import gaussian_epsilon
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The least true-positive and the most false-positive rate that the observations leave open."""
+
+    true_positive: float
+    false_positive: float
+
+    @classmethod
+    def of_counts(cls, hits: int, members: int, alarms: int, others: int, *, alpha: float) -> "Rates":
+        """Independent guesses: `hits` of `members`, `alarms` of `others` (Clopper and Pearson 1934)."""
+        least = float(beta.ppf(alpha / 2, hits, members - hits + 1)) if hits else 0.0
+        most = float(beta.ppf(1 - alpha / 2, alarms + 1, others - alarms)) if alarms < others else 1.0
+        return cls(least, most)
+
+    @classmethod
+    def of_means(cls, hits: np.ndarray, alarms: np.ndarray, *, largest: float, alpha: float) -> "Rates":
+        """Means of independent repetitions, each in [0, largest], by the empirical Bernstein inequality.
+
+        Maurer and Pontil 2009, Thm. 4. It asks for nothing but independence: guesses on units of one model are not
+        independent of each other, models are.
+        """
+        margins = [_bernstein_margin(values, largest=largest, alpha=alpha / 2) for values in (hits, alarms)]
+        return cls(max(float(hits.mean()) - margins[0], 0.0), min(float(alarms.mean()) + margins[1], 1.0))
+
+    @property
+    def mu(self) -> float:
+        """The mu that these rates need at least; infinite if they cannot be told from certainty."""
+        if self.true_positive <= self.false_positive:
+            return 0.0
+        return float(ndtri(self.true_positive) - ndtri(self.false_positive))
+
+    def epsilon(self, *, delta: float, gaussian: bool) -> float:
+        """The epsilon at `delta` that these rates need at least. gaussian: the mechanism is known to be mu-GDP."""
+        if gaussian:
+            return gaussian_epsilon(self.mu, delta=delta) if self.mu > 0 else 0.0
+        sides = ((self.true_positive, self.false_positive), (1 - self.false_positive, 1 - self.true_positive))
+        bounds = [math.log((right - delta) / wrong) for right, wrong in sides if right - delta > wrong > 0]
+        return max(bounds, default=0.0)
+
+
+def _bernstein_margin(values: np.ndarray, *, largest: float, alpha: float) -> float:
+    count, log = len(values), math.log(2 / alpha)
+    spread = math.sqrt(2 * float(values.var(ddof=1)) * log / count)
+    return spread + 7 * largest * log / (3 * (count - 1))
+
+
+def fitted_mu(members: np.ndarray, others: np.ndarray, *, alpha: float) -> float:
+    """Lower bound of mu where both sets of scores are normal with one variance: the exact one of a t statistic.
+
+    members, others: (n,), (k,) independent scores. The separation over the spread is mu itself.
+    """
+    n, k = len(members), len(others)
+    pooled = ((n - 1) * members.var(ddof=1) + (k - 1) * others.var(ddof=1)) / (n + k - 2)
+    scale = math.sqrt(n * k / (n + k))
+    seen = float(members.mean() - others.mean()) / math.sqrt(pooled) * scale
+    excess = lambda mu: float(nct.sf(seen, n + k - 2, mu * scale)) - alpha  # noqa: E731
+    if seen <= 0 or excess(0.0) >= 0:
+        return 0.0
+    return float(brentq(excess, 0.0, seen / scale, xtol=1e-9))
+
+
+def noise_ratio(draws: np.ndarray, *, alpha: float) -> tuple[float, float, float]:
+    """The standard deviation of draws whose mean is known to be zero, with the ends of its interval (chi-squared)."""
+    count, total = draws.size, float(np.square(draws, dtype=np.float64).sum())
+    low, high = (total / chi2.ppf(p, count) for p in (1 - alpha / 2, alpha / 2))
+    return math.sqrt(total / count), math.sqrt(low), math.sqrt(high)
