@@ -15,33 +15,35 @@ State = dict[str, torch.Tensor]
 EMA_DECAY, EMA_WARMUP = 0.9999, 9.0
 
 
+def iterate_weight(select: str, step: int, *, steps: int) -> float:
+    """Weight of the iterate of `step`, from 1, in the running mean that is kept: mean += weight * (iterate - mean)."""
+    if select == "ema":
+        before = step - 1  # weight 1 at the first step: the start has none
+        return 1 - min(EMA_DECAY, before / (before + EMA_WARMUP))
+    if select == "average":
+        return 1 / max(step - steps // 2, 1) if step > steps // 2 else 0.0
+    return 1.0
+
+
 class Selection:
     """Follows a network through its training, for recipe.select."""
 
     def __init__(self, recipe: Recipe, network: nn.Module, *, steps: int) -> None:
         self.select, self.network, self.steps = recipe.select, network, steps
         self.step = 0
-        self.averaged = 0
-        self.total: State = {}
+        self.mean: State = {}
         if self.select in ("average", "ema"):
-            self.total = {
-                k: torch.zeros_like(v, dtype=torch.float64) for k, v in network.state_dict().items()
-            }
+            self.mean = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in network.state_dict().items()}
         self.best: State | None = None
         self.best_step, self.best_auprc, self.best_loss = 0, -1.0, math.inf
 
     def after_step(self, step: int) -> None:
         """Take note of the network after its step number `step`, from 1."""
         self.step = step
-        if self.select == "ema":
-            before = step - 1  # decay 0 at the first step: the start has no weight
-            decay = min(EMA_DECAY, before / (before + EMA_WARMUP))
+        weight = iterate_weight(self.select, step, steps=self.steps)
+        if self.mean and weight:
             for key, value in self.network.state_dict().items():
-                self.total[key].mul_(decay).add_(value, alpha=1 - decay)
-        if self.select == "average" and step > self.steps // 2:
-            self.averaged += 1
-            for key, value in self.network.state_dict().items():
-                self.total[key] += value
+                self.mean[key].lerp_(value.double(), weight)
 
     def consider(self, malignant: np.ndarray, p_malignant: np.ndarray) -> dict[str, float]:
         """Keep the present network if it has the highest AUPRC (benign) so far; ties by lower loss."""
@@ -53,19 +55,16 @@ class Selection:
 
     def selected(self) -> tuple[State, int]:
         """The weights to keep, and the step they belong to."""
-        if self.select == "average":
+        if self.mean:
             now = self.network.state_dict()
-            return {k: (v / self.averaged).to(now[k].dtype) for k, v in self.total.items()}, self.step
-        if self.select == "ema":
-            now = self.network.state_dict()
-            return {k: v.to(now[k].dtype) for k, v in self.total.items()}, self.step
+            return {k: v.to(now[k].dtype) for k, v in self.mean.items()}, self.step
         if self.select == "best_val":
             assert self.best is not None
             return self.best, self.best_step
         return self.network.state_dict(), self.step
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("step", "averaged", "total", "best", "best_step", "best_auprc", "best_loss")
+        kept = ("step", "mean", "best", "best_step", "best_auprc", "best_loss")
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
