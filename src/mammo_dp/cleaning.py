@@ -17,6 +17,7 @@ SWEEPS_OLD = (
 KEPT = (
     "train_classifier",
     "evaluate_synthetic",
+    "audit_privacy",
     "export",
     "predict",
     "train_gan",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mammo_dp.errors import UserError
 from mammo_dp.sections import (
+    Audit,
     Classifier,
     Clean,
     Dataset,
@@ -39,10 +40,13 @@ StageName = Literal[
     "evaluate_synthetic",
     "extract_features",
     "train_classifier",
+    "audit_privacy",
     "report",
     "export",
     "predict",
 ]
+# stages that are about one classifier, so that its settings must make sense
+OF_A_CLASSIFIER = ("train_classifier", "audit_privacy", "export")
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 UNNAMED = (
     "a private run on data of your own needs the name of its patients: set dataset.population=NAME, one word for all "
@@ -69,6 +73,7 @@ class Config(Section):
     synthetic: Synthetic
     evaluation: Evaluation
     features_of: Literal["patches", "synthetic"]  # what stage=extract_features reads
+    audit: Audit
     export: Export
     predict: Predict
     clean: Clean
@@ -111,7 +116,7 @@ class Config(Section):
         """Whether the stage that is asked for needs synthetic images."""
         if self.stage == "extract_features":
             return self.features_of == "synthetic" or self.experiment.continues_synpre
-        if self.stage in ("train_classifier", "export"):
+        if self.stage in OF_A_CLASSIFIER:
             return self.experiment.name != "real"
         return self.stage in ("sample_synthetic", "evaluate_synthetic")
 
@@ -290,12 +295,12 @@ class Config(Section):
                 "synthetic.role=public adds gradients of the head alone; set synthetic.role=pooled, or "
                 "classifier.trainable=head"
             )
-        if self.public_count is None and self.stage in ("train_classifier", "export"):
+        if self.public_count is None and self.stage in OF_A_CLASSIFIER:
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "
                 "privacy.public_count=N, or privacy.epsilon=inf"
             )
-        if self.dataset.population == UNNAMED_POPULATION and self.stage in ("train_classifier", "export"):
+        if self.dataset.population == UNNAMED_POPULATION and self.stage in OF_A_CLASSIFIER:
             raise ValueError(UNNAMED)
         if not self.is_full_batch and privacy.epsilon > LARGEST_POISSON_EPSILON:
             raise ValueError(

@@ -357,6 +357,24 @@ class Clean(Section):
     apply: bool  # delete what it lists
 
 
+class Audit(Section):
+    """How a finished classifier is attacked."""
+
+    models: int = Field(ge=0)  # heads retrained per unit, half for fitting the attack; 0: none
+    canaries: int = Field(ge=0)  # in the white-box attack, over as many runs as they need; 0: none
+    # a control: of the claimed noise, what the attacked training adds; below 1 the audit should find it out
+    noise_fraction: float = Field(gt=0, le=1)
+    alpha: float = Field(gt=0, lt=1)  # chance that a lower bound lies above the true epsilon
+    seed: int = Field(ge=0, lt=2**63)
+
+    @field_validator("models", "canaries")
+    @classmethod
+    def _enough_for_two_halves(cls, given: int) -> int:
+        if 0 < given < 40:
+            raise ValueError("half of them fit the attack and half are attacked; give 40 or more, or 0")
+        return given
+
+
 class Runtime(Section):
     """Where and how fast; `precision`, and for the GAN `compile` and `channels_last`, can change a result."""
 

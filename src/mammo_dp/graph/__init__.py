@@ -99,15 +99,30 @@ STAGES: dict[str, Stage] = {
             ),
         ),
         Stage(
+            name="audit_privacy",
+            summary="a finished classifier -> membership attacks, lower bounds beside its claim",
+            module="mammo_dp.stages.audit_privacy",
+            version=1,
+            groups=(*TRAINING_GROUPS, "audit"),
+            label=settings.audit_label,
+            settings=lambda config: config.audit.model_dump(),
+            events=events.audit_events,
+            upstream=lambda config: {
+                "classifier": Input("train_classifier"),
+                **settings.training_inputs(config),
+            },
+            optional=True,
+        ),
+        Stage(
             name="report",
             summary="all finished classifiers -> Table 1 beside the paper's, curves, one HTML page",
             module="mammo_dp.stages.report",
-            version=4,
+            version=5,
             groups=(),
             label=lambda config: "table1",
             settings=lambda config: {},
             events=events.no_events,  # beyond those of the runs it collects, which count together
-            collects=("train_classifier", "evaluate_synthetic"),
+            collects=("train_classifier", "evaluate_synthetic", "audit_privacy"),
         ),
         Stage(
             name="export",

@@ -152,3 +152,15 @@ def training_assumptions(config: Config) -> Iterable[str]:
     given = config.experiment.uses_synthetic and config.synthetic.name == "release"
     if given and config.synthetic.role == "public":
         yield "the synthetic images are public: their gradients enter without noise"
+
+
+def audit_events(config: Config, cache: Cache) -> Iterable[Event]:
+    """Attacks on real records look at them without any limit. Canaries do not: what they show is the noise."""
+    if not config.audit.models:
+        return
+    common: dict[str, Any] = {
+        "stage": "audit_privacy", "cohort": "training", "study": config.dataset.population,
+        "why": "they are exact functions of these images",
+    }  # fmt: skip
+    yield Event("rates and bounds of membership attacks", effect="published", **common)
+    yield Event("the risk of each training patient (risk.csv, metrics.json)", effect="internal", **common)

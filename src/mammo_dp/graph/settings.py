@@ -103,6 +103,11 @@ def training_label(config: Config) -> str:
     return f"{config.experiment.name}-eps{config.privacy.epsilon:g}{patient}-seed{config.seed}"
 
 
+def audit_label(config: Config) -> str:
+    fraction = config.audit.noise_fraction
+    return training_label(config) + (f"-noise{fraction:g}" if fraction != 1 else "")
+
+
 def generator_settings(config: Config) -> dict[str, Any]:
     gan = config.gan.model_dump()
     privacy = gan.pop("privacy")

@@ -77,8 +77,36 @@ def fitted_mu(members: np.ndarray, others: np.ndarray, *, alpha: float) -> float
     return float(brentq(excess, 0.0, seen / scale, xtol=1e-9))
 
 
-def noise_ratio(draws: np.ndarray, *, alpha: float) -> tuple[float, float, float]:
-    """The standard deviation of draws whose mean is known to be zero, with the ends of its interval (chi-squared)."""
-    count, total = draws.size, float(np.square(draws, dtype=np.float64).sum())
+def noise_ratio(total: float, count: int, *, alpha: float) -> tuple[float, float, float]:
+    """The standard deviation of `count` draws with mean zero, and the ends of its interval (chi-squared).
+
+    total: the sum of their squares.
+    """
     low, high = (total / chi2.ppf(p, count) for p in (1 - alpha / 2, alpha / 2))
     return math.sqrt(total / count), math.sqrt(low), math.sqrt(high)
+
+
+def halves_bound(
+    in_scores: np.ndarray, out_scores: np.ndarray, *, alpha: float, delta: float, gaussian: bool
+) -> Rates:
+    """Rates at a threshold that the first half of the scores chose, measured on the second half.
+
+    in_scores, out_scores: (n,), (k,) independent, in no order. Choosing on the same scores would void `alpha`.
+    """
+    first = [scores[: len(scores) // 2] for scores in (in_scores, out_scores)]
+    second = [scores[len(scores) // 2 :] for scores in (in_scores, out_scores)]
+    candidates = np.quantile(np.concatenate(first), np.linspace(0, 1, CANDIDATES + 2)[1:-1])
+    best = max(
+        candidates,
+        key=lambda t: rates_at(*first, threshold=t, alpha=alpha).epsilon(delta=delta, gaussian=gaussian),
+    )
+    return rates_at(*second, threshold=best, alpha=alpha)
+
+
+def rates_at(in_scores: np.ndarray, out_scores: np.ndarray, *, threshold: float, alpha: float) -> Rates:
+    """Of calling members all whose score is above the threshold."""
+    hits, alarms = int((in_scores > threshold).sum()), int((out_scores > threshold).sum())
+    return Rates.of_counts(hits, len(in_scores), alarms, len(out_scores), alpha=alpha)
+
+
+CANDIDATES = 100  # thresholds that are compared

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.planning import Plan
@@ -11,7 +12,6 @@ from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.features import CachedFeatures
-from mammo_dp.training.retrains import Rows, retrain
 from tests.conftest import config_of
 
 IMAGES, FEATURES, STEPS, MODELS, FLIPS = 24, 5, 12, 3, 4
@@ -74,7 +74,7 @@ def test_equals_the_trainer_of_one_head(private, unit, select):
     expected = one_by_one(table, labels, members, unit=unit, recipe=recipe, mechanism=mechanism, start=start)
     units = Units.grouped(range(IMAGES), PATIENTS) if unit == "patient" else Units.of_each(range(IMAGES))
     both = torch.cat([start["0.weight"], start["0.bias"][:, None]], dim=1)
-    *_, found = retrain(
+    found = retrain(
         groups_of(units, table, labels), members, mechanism=mechanism, steps=STEPS, count=10.0, recipe=recipe,
         start=both[1] - both[0], generator=torch.Generator(),
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_noise_has_the_scale_of_two_weights_less_each_other():
     table, labels, _ = problem()
     recipe = config_of("recipe=dp_gd", "recipe.lr=1.0", "recipe.momentum=0.0", "recipe.select=last").recipe
     nobody = torch.zeros(IMAGES, 4000, dtype=torch.bool)
-    *_, found = retrain(
+    found = retrain(
         groups_of(Units.of_each(range(IMAGES)), table, labels), nobody, mechanism=Mechanism(1.0, 3.0, 4), steps=4,
         count=10.0, recipe=recipe, start=torch.zeros(FEATURES + 1), generator=torch.Generator().manual_seed(0),
     )  # fmt: skip

@@ -5,7 +5,7 @@ linear map, its gradient 2 g_1 and its noise N(0, 2 (sigma C)^2). All models the
 each unit's norm follows from the inner products of its rows, which never change.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,8 +40,8 @@ def retrain(
     recipe: Recipe,
     start: torch.Tensor,
     generator: torch.Generator,
-) -> Iterator[torch.Tensor]:
-    """Yield (d + 1, models), the differences of weights and of biases, after each step; the last are to be kept.
+) -> torch.Tensor:
+    """(d + 1, models) differences of weights, and of biases, that the recipe keeps.
 
     members: (records, models) bool, who is in which training set. count: the divisor of the summed gradients under
     privacy, else each model's own number of units. start: (d + 1,) the head before training.
@@ -65,7 +65,7 @@ def retrain(
         moving = gradient if step == 1 else recipe.momentum * moving + gradient
         value = value - recipe.lr * moving
         kept.lerp_(value, iterate_weight(recipe.select, step, steps=steps))
-        yield kept
+    return kept
 
 
 def _shares(group: Rows, members: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,128 @@
+"""The models of an audit: heads retrained with and without each record, and runs of the real trainer with canaries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from mammo_dp.artifacts import Artifact
+from mammo_dp.audit.canaries import Canaries, CanaryScores
+from mammo_dp.audit.retrains import Rows, retrain
+from mammo_dp.config import Config
+from mammo_dp.data.transforms import FLIPS
+from mammo_dp.privacy.events import Unit
+from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.training.runs import Task, head_run, network_run
+
+CHANCE = 0.5  # that a record is in the training set of a retrained head
+
+
+def no_retrains(config: Config) -> str | None:
+    """Why heads cannot be retrained in one batch, as a clause, or None where they can."""
+    recipe = config.recipe
+    for fault, reason in (
+        (config.experiment.uses_synthetic, "the run also trains on synthetic images"),
+        (not config.reads_features, "the run trains on images, not on cached features"),
+        (config.classifier.trainable != "head", "more than the head trains"),
+        (recipe.head != "linear" or recipe.optimizer != "sgd", "its recipe is not SGD on a linear head"),
+        (recipe.flips == "random", "its recipe flips at random"),
+        (recipe.select == "best_val", "its recipe chooses an epoch"),
+        (recipe.batch_size is not None, "its recipe has batches, not full steps"),
+    ):
+        if fault:
+            return reason
+    return None
+
+
+@dataclass(frozen=True)
+class Records:
+    """Whose membership is attacked: images, or patients with all their images."""
+
+    of_position: np.ndarray  # (patches,) number of the record, -1 outside the training set
+    names: list[str]  # (records,) pseudonym or name of the patch
+    images: np.ndarray  # (records,) numbers of images
+
+    @classmethod
+    def of(cls, task: Task, unit: Unit) -> "Records":
+        """A patient who is not known by name is a patient for each image."""
+        rows = task.patches.rows("train")
+        patches = task.patches.index["patch"].to_numpy(str)[rows]
+        patients = task.patches.patients[rows].astype(str)
+        keys = patches if unit == "image" else np.where(patients == "", patches, patients)
+        names, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        of_position = np.full(len(task.patches.index), -1)
+        of_position[rows] = numbers
+        return cls(of_position, names.tolist(), counts)
+
+
+def retrained(
+    task: Task, inputs: Mapping[str, Artifact], records: Records, *, models: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Margins of each record under `models` heads, and whose training set it was in: (records, models) each.
+
+    Every head has the run's recipe, unit, clipping and noise, on a random part of the records. A margin is the logit
+    of the record's true class, mean over its images and flips.
+    """
+    trainer, _ = head_run(task, inputs)
+    head = trainer.head[0]
+    assert isinstance(head, nn.Linear)
+    flips = FLIPS if task.config.recipe.flips == "all" else 1
+    groups = []
+    for positions in task.units.by_size(torch.arange(len(task.units))):
+        each = positions.repeat_interleave(flips, dim=1)
+        features = trainer.source.rows(
+            positions.flatten(), torch.arange(flips).expand(positions.numel(), flips)
+        )
+        features = features.reshape(len(positions), -1, features.shape[-1]).cpu()
+        groups.append(Rows.of(features, task.labels[each], torch.from_numpy(records.of_position)[each]))
+    both = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().cpu()
+    members = torch.rand(len(records.names), models, generator=generator) < CHANCE
+    value = retrain(
+        groups, members, mechanism=task.plan.mechanism, steps=task.plan.steps,
+        count=CHANCE * task.plan.public_count, recipe=task.config.recipe, start=both[1] - both[0],
+        generator=generator,
+    )  # fmt: skip
+    return {"margins": _margins(groups, value, records), "members": members}
+
+
+def _margins(groups: list[Rows], value: torch.Tensor, records: Records) -> torch.Tensor:
+    total = torch.zeros(len(records.names), value.shape[1])
+    rows = torch.zeros(len(records.names), 1)
+    for group in groups:
+        signs = (2 * group.labels.flatten() - 1)[:, None]
+        numbers = group.records.flatten()
+        total.index_add_(0, numbers, signs * (group.features.flatten(0, 1) @ value[:-1] + value[-1]))
+        rows.index_add_(0, numbers, torch.ones(len(numbers), 1))
+    return total / rows
+
+
+def with_canaries(
+    task: Task,
+    inputs: Mapping[str, Artifact],
+    randomness: Randomness,
+    *,
+    count: int,
+    noise_fraction: float,
+) -> CanaryScores:
+    """One run of the real trainer with `count` canaries, or as many as there are parameters.
+
+    The claim is about the task's mechanism; the run adds `noise_fraction` of its noise.
+    """
+    claimed = task.plan.mechanism
+    assert claimed is not None  # nothing bounds a run without noise
+    given = replace(claimed, noise_multiplier=noise_fraction * claimed.noise_multiplier)
+    audited = replace(task, plan=replace(task.plan, mechanism=given), randomness=randomness)
+    run_of = network_run if task.config.classifier.trains_body else head_run
+    trainer, _ = run_of(audited, inputs)
+    canaries = Canaries(trainer, claimed, count=count, generator=randomness.generator("canaries"))
+    for _ in range(task.plan.steps):
+        trainer.step()
+    return canaries.result
+
+
+def most_canaries(task: Task, inputs: Mapping[str, Artifact]) -> int:
+    """How many fit into one run: one for each parameter that trains."""
+    trainer, _ = (network_run if task.config.classifier.trains_body else head_run)(task, inputs)
+    return sum(parameter.numel() for parameter in trainer.optimizer.params)

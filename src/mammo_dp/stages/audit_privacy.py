@@ -1,0 +1,219 @@
+"""`stage=audit_privacy`: attack a finished classifier, and set the lower bound of epsilon beside its claim."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from mammo_dp.artifacts import Artifact, Output, StageResult
+from mammo_dp.audit.findings import Canaried, Claim, bounds_of, canary_record, retrain_record, risk_table
+from mammo_dp.audit.membership import Attack
+from mammo_dp.audit.work import Records, most_canaries, no_retrains, retrained, with_canaries
+from mammo_dp.config import Config
+from mammo_dp.errors import UserError
+from mammo_dp.privacy.events import Event, Unit
+from mammo_dp.privacy.ledger import events_of
+from mammo_dp.privacy.planning import make_plan
+from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.progress import track
+from mammo_dp.rounding import rounded_up
+from mammo_dp.training import checkpoint
+from mammo_dp.training import device as devices
+from mammo_dp.training.runs import Task
+from mammo_dp.training.units import training_patches, training_units
+
+RISK = "risk.csv"
+BLOCK = 250  # heads a checkpoint
+UNITS: tuple[Unit, ...] = get_args(Unit)
+Tensors = dict[str, torch.Tensor]
+
+
+def check(config: Config) -> None:
+    """Refuse a run that nothing can be learnt about."""
+    devices.prepare(config.runtime)
+    if not config.experiment.uses_real:
+        raise UserError(
+            f"experiment={config.experiment.name} trains on no private image, so there is no membership to find; "
+            "stage=evaluate_synthetic measures what its generator remembers"
+        )
+    reason = no_retrains(config)
+    if (reason or not config.audit.models) and not (config.privacy.is_private and config.audit.canaries):
+        raise UserError(
+            f"nothing is left to attack: {f'{reason}, so no head is retrained' if reason else 'audit.models=0'}, and "
+            f"{'audit.canaries=0' if config.privacy.is_private else 'canaries need a private run'}; audit a run of "
+            "recipe=dp_gd with audit.models=1000, or a private run with audit.canaries=4000"
+        )
+
+
+def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
+    device = devices.prepare(config.runtime)
+    patches = training_patches(inputs)
+    units, public = training_units(patches, config)
+    plan = make_plan(config, units=len(units), cache=output.cache)
+    task = Task(config, patches, units, public, plan, _randomness(config, output, "unused"), device)
+    records = {unit: Records.of(task, unit) for unit in UNITS}
+    found = _done(_blocks(task, inputs, records, output), output)
+
+    audit, delta, own = config.audit, config.privacy.delta, config.privacy.unit
+    at: dict[str, Any] = {"alpha": audit.alpha, "delta": delta}
+    most = int(records["patient"].images.max())
+    event = _trained(inputs["classifier"])
+    claims = {unit: Claim(event, unit, most, output.cache) for unit in UNITS}
+    attacks = {unit: attack for unit in UNITS if (attack := _attack(found, unit)) is not None}
+    canaries = _canaries(found)
+    gaussian = plan.mechanism is None or plan.mechanism.is_full_batch
+    metrics = {
+        "unit": own,
+        "noise_fraction": audit.noise_fraction,
+        "claims": {unit: claim.record(delta) for unit, claim in claims.items()},
+        "bounds": {
+            unit: bounds_of(attacks.get(unit), canaries if unit == own else None, gaussian=gaussian, **at)
+            for unit in UNITS
+        },
+        "retrains": {u: retrain_record(a, records[u], seed=audit.seed) for u, a in attacks.items()},
+        "canaries": canaries and canary_record(canaries, claims[own], **at),
+        "no_retrains": None if attacks else no_retrains(config) or "audit.models=0",
+    }
+    if attacks:
+        risk_table(attacks, records).to_csv(output.folder / RISK, index=False, float_format="%.6g")
+    return StageResult(
+        metrics=metrics,
+        summary=_summary(metrics),
+        manifest={"device": devices.describe(device)},
+        most_images=most,
+    )
+
+
+def _trained(classifier: Artifact) -> Event | None:
+    """The event of training on the patients whose membership is attacked, None where nothing limits it."""
+    events = events_of([classifier.manifest["privacy"]["ledger"]])
+    own = next(e for e in events if e.stage == "train_classifier" and e.cohort == "training")
+    return own if own.mechanism is not None else None
+
+
+# --- the models ---------------------------------------------------------------------------------------------------
+
+
+def _randomness(config: Config, output: Output, name: str) -> Randomness:
+    """Of the audit alone: noise that it shared with the audited run could be subtracted from it."""
+    secure = config.privacy.is_private and config.privacy.randomness == "secure"
+    return Randomness(secure=secure, seed=config.audit.seed, run=f"{output.identity} {name}")
+
+
+def _blocks(
+    task: Task, inputs: Mapping[str, Artifact], records: Mapping[Unit, Records], output: Output
+) -> dict[str, Callable[[], Tensors]]:
+    """Everything that is trained, in parts of seconds to a minute, by name."""
+    audit, blocks = task.config.audit, {}
+    if no_retrains(task.config) is None:
+        for unit in UNITS:
+            for first in range(0, audit.models, BLOCK):
+                name, models = f"{unit} {first}", min(BLOCK, audit.models - first)
+                randomness = _randomness(task.config, output, name)
+                blocks[name] = _retrains(task, inputs, records[unit], models, randomness)
+    if task.plan.mechanism is not None and audit.canaries:
+        runs = math.ceil(audit.canaries / most_canaries(task, inputs))
+        for number in range(runs):
+            name, count = f"canaries {number}", math.ceil(audit.canaries / runs)
+            blocks[name] = _canary_run(task, inputs, count, _randomness(task.config, output, name))
+    return blocks
+
+
+def _retrains(
+    task: Task, inputs: Mapping[str, Artifact], records: Records, models: int, randomness: Randomness
+) -> Callable[[], Tensors]:
+    plan = task.plan
+    if plan.mechanism is not None:
+        noise = task.config.audit.noise_fraction * plan.mechanism.noise_multiplier
+        plan = replace(plan, mechanism=replace(plan.mechanism, noise_multiplier=noise))
+    attacked = replace(task, plan=plan, device=torch.device("cpu"))
+    return lambda: retrained(
+        attacked, inputs, records, models=models, generator=randomness.generator("models")
+    )
+
+
+def _canary_run(
+    task: Task, inputs: Mapping[str, Artifact], count: int, randomness: Randomness
+) -> Callable[[], Tensors]:
+    def work() -> Tensors:
+        fraction = task.config.audit.noise_fraction
+        result = with_canaries(task, inputs, randomness, count=count, noise_fraction=fraction)
+        noise = torch.tensor([result.noise_squares, result.noise_draws], dtype=torch.float64)
+        return {"scores": result.scores, "members": result.members, "noise": noise}
+
+    return work
+
+
+def _done(blocks: Mapping[str, Callable[[], Tensors]], output: Output) -> dict[str, Tensors]:
+    """Every block's result; those of an earlier attempt come from last.pt."""
+    last = output.folder / "last.pt"
+    found: dict[str, Tensors] = checkpoint.load(last, torch.device("cpu"))["audit"] if last.is_file() else {}
+    left = [name for name in blocks if name not in found]
+    for name in track(left, "auditing", total=len(blocks), done=len(found)):
+        found[name] = blocks[name]()
+        checkpoint.save({"audit": found, "device": "cpu"}, last)
+    return found
+
+
+def _attack(found: Mapping[str, Tensors], unit: Unit) -> Attack | None:
+    parts = [tensors for name, tensors in found.items() if name.startswith(f"{unit} ")]
+    if not parts:
+        return None
+    margins, members = (
+        torch.cat([part[key] for part in parts], dim=1).numpy() for key in ("margins", "members")
+    )
+    return Attack(margins.astype(np.float64), members)
+
+
+def _canaries(found: Mapping[str, Tensors]) -> Canaried | None:
+    parts = [tensors for name, tensors in found.items() if name.startswith("canaries ")]
+    if not parts:
+        return None
+    scores, members = (torch.cat([part[key] for part in parts]).numpy() for key in ("scores", "members"))
+    squares, draws = torch.stack([part["noise"] for part in parts]).sum(dim=0).tolist()
+    return Canaried(scores[members], scores[~members], squares, int(draws), len(parts))
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _summary(metrics: Mapping[str, Any]) -> str:
+    fraction = metrics["noise_fraction"]
+    lines = [f"control: trained with {fraction:g} of the claimed noise"] if fraction != 1 else []
+    for unit in UNITS:
+        claim, bound = metrics["claims"][unit], metrics["bounds"][unit]
+        if bound:
+            stated = "not private" if claim is None else f"claim {rounded_up(claim['epsilon'], digits=4)}"
+            lines.append(
+                f"per {unit}: {stated}, lower bound {bound['epsilon']:.3g} ({bound['by']}; ceiling "
+                f"{bound['ceiling']:.3g}){_verdict(claim, bound)}"
+            )
+    for unit, found in metrics["retrains"].items():
+        auc, rate = found["auc"], found["tpr_at_1_percent_fpr"]
+        lines.append(
+            f"{found['models']} heads, {found['records']} {unit}s: AUC {_interval(auc)}, true positives at 1 % false "
+            f"ones {_interval(rate)}"
+        )
+    if metrics["canaries"]:
+        found, once = metrics["canaries"], metrics["canaries"]["one_run"]
+        lines.append(
+            f"{found['members'] + found['others']} canaries: noise over claim {_interval(found['noise_over_claim'])}; "
+            f"one-run bound {once['epsilon']:.3g} at delta {once['delta']:.1e} (claim {once['claim']:.4g}, ceiling "
+            f"{once['ceiling']:.3g})"
+        )
+    if metrics["no_retrains"]:
+        lines.append(f"no heads were retrained: {metrics['no_retrains']}")
+    return "\n".join(lines)
+
+
+def _verdict(claim: Mapping[str, Any] | None, bound: Mapping[str, Any]) -> str:
+    if claim is None:
+        return ""
+    return ": THE CLAIM IS CONTRADICTED" if bound["epsilon"] > claim["epsilon"] else ", below the claim"
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
