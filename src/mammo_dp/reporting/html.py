@@ -46,12 +46,14 @@ def page(
     *,
     provenance: dict[str, Any],
     pairs: Sequence[pd.DataFrame] = (),
+    audited: Sequence[pd.DataFrame] = (),
     figure2: Sequence[Figure2] = (),
 ) -> str:
-    """The report as HTML text. `pairs`: for each study, the differences between its rows."""
+    """The report as HTML text. `pairs`, `audited`: for each study, the differences between its rows, and its audits."""
     blocks = [
         {
             "study": study,
+            "sources": [SOURCES.get(source, source) for source in study.sources],
             "table": _table(study),
             "figure": _unique(figures.privacy_utility(study), f"s{number}"),
             "curves": [
@@ -60,6 +62,7 @@ def page(
             ],
             "details": _details(details(study)),
             "pairs": _pairs(pairs[number]) if number < len(pairs) else [],
+            "audits": _audits(audited[number], study) if number < len(audited) else [],
         }
         for number, study in enumerate(all_studies)
     ]
@@ -164,6 +167,39 @@ def _pairs(table: pd.DataFrame) -> list[dict[str, str]]:
                 "difference": f"{sign}{short(abs(r['difference']))}",
                 "interval": interval_words((r["low"], r["high"])),
                 "p": f"{r['p']:.3f}",
+            }
+        )
+    return lines
+
+
+def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
+    """Claim, audit, utility: one line of words a row and unit."""
+    lines = []
+    for r in table.to_dict("records"):
+        known = r["audited_runs"] > 0
+        control = (
+            f" control: {100 * r['noise_fraction']:g} % of the noise" if r["noise_fraction"] != 1 else ""
+        )
+        rates = [r.get("tpr_at_1_percent_fpr"), r.get("tpr_at_0.1_percent_fpr")]
+        ends = (r.get("tpr_at_1_percent_fpr_low"), r.get("tpr_at_1_percent_fpr_high"))
+        utility = [r.get(f"auroc_{source}") for source in study.sources]
+        lines.append(
+            {
+                "row": f"{r['setup']}, ε {_epsilon(r['epsilon'])}",
+                "small": f"{r['audited_runs']}/{r['runs']} runs audited{control}",
+                "unit": r["unit"] if known else "",
+                "claim": rounded_up(r["claim"], digits=4).replace("inf", "∞")
+                if known
+                else _epsilon(r["epsilon"]),
+                "bound": f"{r['lower_bound']:.3g}" if known else "not audited",
+                "by": r["by"] if known else "",
+                "contradicted": known and bool(r["contradicted"]),
+                "ceiling": f"{r['ceiling']:.3g}" if known else "",
+                "rates": [f"{100 * v:.2g} %" if known and not pd.isna(v) else "" for v in rates],
+                "interval": f"[{100 * ends[0]:.2g}, {100 * ends[1]:.2g}]"
+                if known and not pd.isna(ends[0])
+                else "",
+                "utility": ["–" if v is None or pd.isna(v) else short(v) for v in utility],
             }
         )
     return lines

@@ -43,6 +43,7 @@ class Run:
     statement: str
     ledger: dict[str, Any]  # its record, for what several seeds reveal together
     test: dict[str, dict[str, Any]]  # source -> metrics, as `metrics.performance` gives them
+    artifact: str = ""  # its name, by which audits find it
     recipe_name: str = ""
     selected_epoch: int | None = None
     beside_paper: bool = True  # whether the paper's numbers may stand beside it: not for random weights
@@ -94,6 +95,7 @@ class Run:
             statement=manifest["privacy"]["ledger"]["statement"],
             ledger=manifest["privacy"]["ledger"],
             test=metrics["test"],
+            artifact=artifact.name,
             recipe_name=config.recipe.name,
             selected_epoch=metrics["training"]["selected_epoch"],
             beside_paper=not manifest["backbone"]["weights"].startswith("random"),

@@ -1,6 +1,7 @@
 """`stage=report`: every finished classifier -> report.html, and its tables as CSV, Markdown and LaTeX."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from mammo_dp.config import Config
 from mammo_dp.files import Cache
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.reporting import table1
+from mammo_dp.reporting.audits import audits
 from mammo_dp.reporting.details import details
 from mammo_dp.reporting.html import Figure2, page
 from mammo_dp.reporting.pairs import pairs
@@ -22,10 +24,12 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         together=lambda runs: _seeds_together(runs, output.cache),
     )
     differences = [pairs(study) for study in found]
+    audited = [audits(study, _audits(inputs, classifiers)) for study in found]
     for name, table in (
         ("table1.csv", table1.numbers(found)),
         ("details.csv", _joined([details(study) for study in found], found)),
         ("pairs.csv", _joined(differences, found)),
+        ("audits.csv", _joined(audited, found)),
     ):
         table.to_csv(output.folder / name, index=False, float_format="%.9g")
     (output.folder / "table1.md").write_text(table1.markdown(found))
@@ -35,6 +39,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         found,
         provenance=_provenance(inputs),
         pairs=differences,
+        audited=audited,
         figure2=[_figure2(artifact) for artifact in evaluations],
     )
     (output.folder / "report.html").write_text(text)
@@ -53,6 +58,20 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
 def _joined(tables: Sequence[pd.DataFrame], found: Sequence[table1.Study]) -> pd.DataFrame:
     named = [t.assign(study=study.title) for t, study in zip(tables, found, strict=True) if len(t)]
     return pd.concat(named) if named else pd.DataFrame()
+
+
+def _audits(
+    inputs: Mapping[str, Artifact], classifiers: Mapping[str, Artifact]
+) -> dict[str, list[dict[str, Any]]]:
+    """Metrics of the audits of each classifier, but for those of runs that have been trained again since."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for artifact in inputs.values():
+        if artifact.manifest["stage"] == "audit_privacy":
+            attacked = artifact.manifest["inputs"]["classifier"]
+            now = classifiers.get(attacked["artifact"])
+            if now is not None and now.content == attacked["content"]:
+                found.setdefault(now.name, []).append(artifact.read_json("metrics.json"))
+    return found
 
 
 def _figure2(artifact: Artifact) -> Figure2:

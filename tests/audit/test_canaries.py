@@ -1,0 +1,101 @@
+"""Canaries in the real trainers: what the attacker sees has the distribution that the claim says, and no more."""
+
+import numpy as np
+import pytest
+import torch
+
+from mammo_dp.audit.bounds import fitted_mu, noise_ratio
+from mammo_dp.audit.canaries import LENGTH, Canaries
+from mammo_dp.models.classifier import build_head
+from mammo_dp.privacy.events import Mechanism
+from mammo_dp.privacy.planning import Plan
+from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.privacy.units import Units
+from mammo_dp.training.classifier import HeadTrainer, PublicSet
+from mammo_dp.training.features import CachedFeatures
+from tests.conftest import config_of
+
+IMAGES, FEATURES, COUNT = 20, 400, 800
+FULL, POISSON, REPLACE = Mechanism(1.0, 4.0, 16), Mechanism(0.25, 1.0, 20), Mechanism(1.0, 8.0, 16, 2.0)
+
+
+def attacked(claimed: Mechanism, *, noise: float = 1.0, public: bool = False, seed: int = 0) -> Canaries:
+    recipe = config_of("recipe=dp_gd", "recipe.batch_size=5").recipe
+    g = torch.Generator().manual_seed(0)
+    given = Mechanism(
+        claimed.sample_rate, noise * claimed.noise_multiplier, claimed.steps, claimed.sensitivity
+    )
+    trainer = HeadTrainer(
+        build_head(recipe, features=FEATURES, seed=0),
+        CachedFeatures(torch.randn(IMAGES, 4, FEATURES, generator=g), normalize=True),
+        Units.of_each(range(IMAGES)),
+        torch.randint(2, (IMAGES,), generator=g),
+        plan=Plan(claimed.steps, 1, given, first_eligible_step=0, public_count=IMAGES),
+        recipe=recipe,
+        randomness=Randomness(secure=False, seed=seed, run="audit"),
+        device=torch.device("cpu"),
+        public=PublicSet(Units.of_each(range(4)), 1.0) if public else None,
+    )
+    canaries = Canaries(trainer, claimed, count=COUNT, generator=torch.Generator().manual_seed(seed))
+    for _ in range(claimed.steps):
+        trainer.step()
+    return canaries
+
+
+def parts(canaries: Canaries) -> tuple[np.ndarray, np.ndarray]:
+    result = canaries.result
+    return result.scores[result.members].numpy(), result.scores[~result.members].numpy()
+
+
+@pytest.mark.parametrize("claimed", [FULL, REPLACE])
+@pytest.mark.parametrize("public", [False, True])
+def test_scores_of_full_batches_are_normal_with_the_claims_mu(claimed, public):
+    """A log-likelihood ratio of mu-GDP is N(+-mu^2/2, mu^2); a weaker attack would prove nothing."""
+    inside, outside = parts(attacked(claimed, public=public))
+    mu = claimed.mu
+    assert inside.mean() == pytest.approx(mu**2 / 2, abs=4 * mu / 20)
+    assert outside.mean() == pytest.approx(-(mu**2) / 2, abs=4 * mu / 20)
+    assert outside.std() == pytest.approx(mu, rel=0.12)
+
+
+def test_scores_of_poisson_samples_are_log_likelihood_ratios():
+    """The identity E_out[e^score] = 1, and a member scores higher on average."""
+    scores = [parts(attacked(POISSON, seed=seed)) for seed in range(4)]
+    inside, outside = (np.concatenate(side) for side in zip(*scores, strict=True))
+    ratios = np.exp(outside)
+    assert ratios.mean() == pytest.approx(1, abs=4 * ratios.std() / len(ratios) ** 0.5)
+    assert inside.mean() > outside.mean() + 0.2
+
+
+@pytest.mark.parametrize("claimed", [FULL, POISSON, REPLACE])
+@pytest.mark.parametrize("fraction", [1.0, 0.8])
+def test_noise_is_measured(claimed, fraction):
+    result = attacked(claimed, noise=fraction).result
+    value, low, high = noise_ratio(result.noise_squares, result.noise_draws, alpha=0.01)
+    assert result.noise_draws == COUNT * claimed.steps
+    assert low < fraction < high
+    assert value == pytest.approx(fraction, rel=0.03)
+
+
+def test_less_noise_than_claimed_separates_more():
+    mu = [fitted_mu(*parts(attacked(FULL, noise=fraction)), alpha=0.05) for fraction in (1.0, 0.25)]
+    assert mu[0] < FULL.mu < 3 * FULL.mu < mu[1]
+
+
+def test_without_clipping_a_canary_shows(monkeypatch):
+    """Negative control: the canary is LENGTH times C long, and only clipping hides that."""
+    monkeypatch.setattr(
+        "mammo_dp.audit.canaries.clip_factors", lambda norms, max_norm: torch.ones_like(norms)
+    )
+    assert fitted_mu(*parts(attacked(FULL)), alpha=0.05) > LENGTH / 2 * FULL.mu
+
+
+def test_the_trainer_gets_its_own_units_alone():
+    canaries = attacked(POISSON)
+    drawn = torch.cat([canaries.next() for _ in range(50)])
+    assert drawn.max() < IMAGES
+    assert len(drawn) / 50 == pytest.approx(IMAGES / 4, rel=0.3)
+    with_canary = torch.cat([(canaries.next(), canaries.drawn)[1] for _ in range(50)])
+    present = int(canaries.coins.sum())
+    assert set(with_canary.tolist()) <= set(canaries.present.tolist())
+    assert len(with_canary) / 50 == pytest.approx(present / 4, rel=0.1)

@@ -1,0 +1,65 @@
+"""One-run auditing against brute force, against google-deepmind/jax_privacy's pinned bounds, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from mammo_dp.audit.one_run import hull_thresholds, one_run_epsilon, p_value
+from mammo_dp.privacy.gaussian import gaussian_epsilon
+
+
+def by_hand(*, canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
+    """Theorem 5.2 term by term, in exact combinatorics and sums of Python floats."""
+    q = math.exp(epsilon) / (1 + math.exp(epsilon))
+    mass = [
+        math.exp(
+            math.lgamma(guesses + 1) - math.lgamma(k + 1) - math.lgamma(guesses - k + 1)
+            + k * math.log(q) + (guesses - k) * math.log1p(-q)
+        )
+        for k in range(guesses + 1)
+    ]  # fmt: skip
+    tail = math.fsum(mass[correct:])
+    most = max((math.fsum(mass[correct - i : correct]) / i for i in range(1, correct + 1)), default=0.0)
+    return min(1.0, tail + 2 * canaries * delta * most)
+
+
+@pytest.mark.parametrize("n", [10, 100, 1000])
+@pytest.mark.parametrize("epsilon", [0.5, 2.0])
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 1e-3])
+def test_p_value_equals_the_sum_by_hand(n, epsilon, delta):
+    for correct in (1, n // 2, int(0.8 * n), n):
+        given = {"canaries": 2 * n, "guesses": n, "correct": correct, "epsilon": epsilon, "delta": delta}
+        assert p_value(**given) == pytest.approx(by_hand(**given), rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize(("shift", "bound"), [(0, 0.0), (1, 1.13346), (2, 2.311945), (4, 4.395568)])
+def test_bounds_are_those_of_jax_privacy(shift, bound):
+    """google-deepmind/jax_privacy, auditing tests, test_epsilon_one_run_close."""
+    scores = norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    found = one_run_epsilon(scores + shift, scores, alpha=0.05, delta=1e-6)
+    assert found == pytest.approx(bound, abs=1e-5)
+
+
+def test_bounds_stay_below_the_true_epsilon():
+    """Gaussian canaries of a known mu; at most 5 % of bounds may lie above its epsilon."""
+    rng, mu, delta = np.random.default_rng(0), 1.0, 1e-5
+    true = gaussian_epsilon(mu, delta=delta)
+    bounds = []
+    for _ in range(100):
+        members = rng.random(400) < 0.5
+        scores = rng.normal(size=400) + mu * members
+        bounds.append(one_run_epsilon(scores[members], scores[~members], alpha=0.05, delta=delta))
+    assert np.mean(np.array(bounds) > true) <= 0.05
+    assert np.mean(bounds) > 0.3  # and say something
+
+
+def test_a_broken_mechanism_is_found():
+    """Negative control: canaries that are always found need a large epsilon."""
+    assert one_run_epsilon(np.ones(200), np.zeros(200), alpha=0.05, delta=1e-6) > 3
+
+
+def test_thresholds_on_the_hull():
+    inside, outside = np.array([3.0, 2.0, 1.0]), np.array([2.5, 0.0, 0.0])
+    assert hull_thresholds(inside, outside).tolist() == [0.0, 1.0, 3.0, np.inf]
