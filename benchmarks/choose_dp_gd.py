@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from phantoms import cohort
 
 from mammo_dp.cli import compose
-from mammo_dp.data import patches, toy
-from mammo_dp.data.images import to_uint8
 from mammo_dp.files import Cache
 from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_body, build_head
@@ -30,26 +29,6 @@ from mammo_dp.training.features import CachedFeatures, all_flips, encoder
 
 EPSILONS, SEEDS = (1.0, 6.0, 60.0), range(5)
 GRID = {"epochs": (50, 100, 200), "lr": (4.0, 8.0, 16.0), "max_grad_norm": (0.25, 0.5, 1.0)}
-
-
-def cohort(settings, index: int, patients: int) -> tuple[np.ndarray, np.ndarray]:
-    """Patches (n, 128, 128) and labels (n,) of generated patients, cut as extract_patches cuts them."""
-    geometry = settings.patches
-    images, labels = [], []
-    for number in range(patients):
-        rng = np.random.default_rng([1, index, number])
-        every = settings.dataset.toy.second_mass_every
-        study = toy.draw_study(rng, number, settings.dataset.toy, second_mass=number % every == 0)
-        for view in study.views:
-            image = to_uint8(np.rint(view.pixels * 60_000).astype(np.uint16))
-            for mass, centre in view.masses:
-                box = patches.box_of_outline(toy.outline(mass, centre), shape=image.shape)
-                square = patches.window(
-                    box, shape=image.shape, margin=geometry.margin, min_side=geometry.min_side
-                )
-                images.append(patches.resize(patches.cut(image, square), geometry.size))
-                labels.append(mass.malignant)
-    return np.stack(images), np.array(labels, dtype=np.int64)
 
 
 def main() -> None:

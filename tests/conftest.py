@@ -9,11 +9,15 @@ import pytest
 
 from mammo_dp import cli
 from mammo_dp.config import Config
+from mammo_dp.training.features import Preparation
 
 SMALL_TOY = (
     "dataset=toy", "dataset.toy.train_patients=16", "dataset.toy.test_patients=8", "dataset.toy.external_patients=6",
     "dataset.public_count.official={image:36,patient:16}", "classifier=swin_micro", "privacy.delta=0.01",
 )  # fmt: skip
+
+AS_IT_IS = Preparation(normalize=False, projection="none", size=1, seed=0)
+UNIT_LENGTH = Preparation(normalize=True, projection="none", size=1, seed=0)
 
 
 def shared() -> Path:

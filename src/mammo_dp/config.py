@@ -192,6 +192,15 @@ class Config(Section):
                 "recipe.normalize_features replaces the normalisation that classifier.trainable=norm_head trains; "
                 "set one of the two, recipe.normalize_features=false or classifier.trainable=head"
             )
+        for key, value, plain in (
+            ("recipe.projection", recipe.projection, "none"),
+            ("recipe.solver", recipe.solver, "descent"),
+            ("classifier.features", self.classifier.features, "last"),
+        ):
+            if value != plain and trainable != "head":
+                raise ValueError(
+                    f"{key}={value} is for heads on a frozen body; set classifier.trainable=head or {key}={plain}"
+                )
         starts_from_synpre = self.experiment.continues_synpre and not recipe.zero_init
         if starts_from_synpre and recipe.normalize_features != self.pretraining.normalize_features:
             raise ValueError(
@@ -294,6 +303,12 @@ class Config(Section):
             raise ValueError(
                 "synthetic.role=public adds gradients of the head alone; set synthetic.role=pooled, or "
                 "classifier.trainable=head"
+            )
+        public = self.experiment.uses_synthetic and self.synthetic.role == "public"
+        if self.recipe.solver != "descent" and public:
+            raise ValueError(
+                f"recipe.solver={self.recipe.solver} takes no step to add public gradients to; set "
+                "synthetic.role=pooled, or recipe.solver=descent"
             )
         if self.public_count is None and self.stage in OF_A_CLASSIFIER:
             raise ValueError(

@@ -99,6 +99,8 @@ class Classifier(Section):
     trainable: Literal["head", "norm_head", "last_stage", "bias", "all"]
     # of a frozen body in training: eval; train: with stochastic depth, as the published code (never cached)
     body_mode: Literal["eval", "train"]
+    # of the body: its last, or those of every stage (Evci et al. 2022, Head2Toe), each of unit length
+    features: Literal["last", "stages"]
     cache_features: bool  # False: every step runs the frozen body on the images
 
     @field_validator("backbone_args")
@@ -117,7 +119,8 @@ class Classifier(Section):
     @property
     def body_settings(self) -> dict[str, Any]:
         """What the features of the body depend on, beside its weights."""
-        return self.model_dump(include={"backbone", "backbone_args", "input_size", "mean", "std"})
+        kept = self.model_dump(include={"backbone", "backbone_args", "input_size", "mean", "std"})
+        return kept if self.features == "last" else kept | {"features": self.features}
 
     @property
     def named_weights(self) -> str | None:
@@ -144,12 +147,20 @@ class Recipe(Section):
     """How the head is trained."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    # how the head comes about: step by step, or from noisy sums that it follows from (training/statistics.py)
+    solver: Literal["descent", "class_means", "least_squares", "newton", "synthesis"]
+    # a fixed public random map of the feature vectors, again of unit length after it; relu: random features (Rahimi,
+    # Recht 2008)
+    projection: Literal["none", "gaussian", "relu"]
+    projection_size: int = Field(gt=0)  # length of what it gives
+    projection_seed: int = Field(ge=0)
     head: Literal["linear", "mlp"]
     hidden: int | None = Field(ge=1)  # units of the mlp; None: half the features
     zero_init: bool  # linear head only
     normalize_features: bool  # layer norm without parameters, then unit L2 norm, per feature vector
-    optimizer: Literal["adamw", "sgd"]
-    lr: float = Field(gt=0)
+    optimizer: Literal["adamw", "sgd", "adam_bc"]
+    # None: as large as the noise allows (training/optimizers.py, learning_rate)
+    lr: float | None = Field(gt=0)
     momentum: float = Field(ge=0, lt=1)  # sgd only
     weight_decay: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
@@ -167,6 +178,29 @@ class Recipe(Section):
     def _zero_init_needs_linear(self) -> "Recipe":
         if self.zero_init and self.head == "mlp":
             raise ValueError("zero_init=true leaves an mlp head without a gradient; use head=linear")
+        return self
+
+    @model_validator(mode="after")
+    def _solvers_take_whole_sums(self) -> "Recipe":
+        if self.solver == "descent":
+            return self
+        wanted: dict[str, tuple[Any, ...]] = {
+            "head": ("linear",),
+            "batch_size": (None,),
+            "select": ("last", "average"),
+        }
+        if self.solver != "newton":
+            wanted |= {"epochs": (1,), "select": ("last",)}
+        for key, allowed in wanted.items():
+            if getattr(self, key) not in allowed:
+                shown = "null" if allowed[0] is None else allowed[0]
+                raise ValueError(f"recipe.solver={self.solver} needs recipe.{key}={shown}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_rule_of_lr_is_of_descent(self) -> "Recipe":
+        if self.lr is None and (self.solver, self.optimizer, self.batch_size) != ("descent", "sgd", None):
+            raise ValueError("recipe.lr=null is a rule for full steps of SGD; give recipe.lr a number")
         return self
 
 

@@ -13,7 +13,7 @@ from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer, PublicSet
 from mammo_dp.training.features import CachedFeatures
-from tests.conftest import config_of
+from tests.conftest import UNIT_LENGTH, config_of
 
 IMAGES, FEATURES, COUNT = 20, 400, 800
 FULL, POISSON, REPLACE = Mechanism(1.0, 4.0, 16), Mechanism(0.25, 1.0, 20), Mechanism(1.0, 8.0, 16, 2.0)
@@ -27,7 +27,7 @@ def attacked(claimed: Mechanism, *, noise: float = 1.0, public: bool = False, se
     )
     trainer = HeadTrainer(
         build_head(recipe, features=FEATURES, seed=0),
-        CachedFeatures(torch.randn(IMAGES, 4, FEATURES, generator=g), normalize=True),
+        CachedFeatures(torch.randn(IMAGES, 4, FEATURES, generator=g), prepare=UNIT_LENGTH),
         Units.of_each(range(IMAGES)),
         torch.randint(2, (IMAGES,), generator=g),
         plan=Plan(claimed.steps, 1, given, first_eligible_step=0, public_count=IMAGES),

@@ -12,7 +12,7 @@ from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.features import CachedFeatures
-from tests.conftest import config_of
+from tests.conftest import AS_IT_IS, config_of
 
 IMAGES, FEATURES, STEPS, MODELS, FLIPS = 24, 5, 12, 3, 4
 PATIENTS = [str(image // 3) for image in range(IMAGES)]
@@ -44,7 +44,7 @@ def one_by_one(table, labels, members, *, unit, recipe, mechanism, start) -> tor
         head = build_head(recipe, features=FEATURES, seed=0)
         head.load_state_dict(start)
         trainer = HeadTrainer(
-            head, CachedFeatures(table, normalize=False), units, labels,
+            head, CachedFeatures(table, prepare=AS_IT_IS), units, labels,
             plan=Plan(STEPS, 1, mechanism, first_eligible_step=0, public_count=10), recipe=recipe,
             randomness=Randomness(secure=False, seed=0, run=""), device=torch.device("cpu"),
         )  # fmt: skip
@@ -75,7 +75,7 @@ def test_equals_the_trainer_of_one_head(private, unit, select):
     units = Units.grouped(range(IMAGES), PATIENTS) if unit == "patient" else Units.of_each(range(IMAGES))
     both = torch.cat([start["0.weight"], start["0.bias"][:, None]], dim=1)
     found = retrain(
-        groups_of(units, table, labels), members, mechanism=mechanism, steps=STEPS, count=10.0, recipe=recipe,
+        groups_of(units, table, labels), members, mechanism=mechanism, steps=STEPS, count=10, recipe=recipe, lr=2.0,
         start=both[1] - both[0], generator=torch.Generator(),
     )  # fmt: skip
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -88,7 +88,7 @@ def test_noise_has_the_scale_of_two_weights_less_each_other():
     nobody = torch.zeros(IMAGES, 4000, dtype=torch.bool)
     found = retrain(
         groups_of(Units.of_each(range(IMAGES)), table, labels), nobody, mechanism=Mechanism(1.0, 3.0, 4), steps=4,
-        count=10.0, recipe=recipe, start=torch.zeros(FEATURES + 1), generator=torch.Generator().manual_seed(0),
+        count=10, recipe=recipe, lr=1.0, start=torch.zeros(FEATURES + 1), generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     sigma_c = 3.0 * recipe.max_grad_norm / 10
     assert found.std().item() == pytest.approx(2**0.5 * sigma_c * 4**0.5, rel=0.02)

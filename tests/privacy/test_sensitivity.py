@@ -19,7 +19,7 @@ from mammo_dp.privacy.units import Units
 from mammo_dp.sections import Recipe
 from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.features import CachedFeatures
-from tests.conftest import config_of
+from tests.conftest import AS_IT_IS, config_of
 
 D = 6
 IMAGES = (1, 2, 14, 1, 3, 2)  # of each patient; one has 14, as in CBIS-DDSM
@@ -73,7 +73,7 @@ def unnoised_sum(
     units = found.units(unit)
     module = some_head(recipe, weights)
     trainer = HeadTrainer(
-        module, CachedFeatures(found.features, normalize=False), units, found.labels,
+        module, CachedFeatures(found.features, prepare=AS_IT_IS), units, found.labels,
         plan=make_plan(config, units=len(units), cache=Cache(tmp_path)), recipe=config.recipe,
         randomness=Randomness(secure=False, seed=0, run="run"), device=torch.device("cpu"),
     )  # fmt: skip

@@ -20,14 +20,14 @@ from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict
 from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
 from mammo_dp.training.loop import train
-from tests.conftest import config_of
+from tests.conftest import AS_IT_IS, UNIT_LENGTH, config_of
 
 
 def toy_problem(n: int = 60, d: int = 8):
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(2, (n,), generator=g)
     table = torch.randn(n, 4, d, generator=g) + labels[:, None, None] * 0.8
-    return CachedFeatures(table, normalize=False), np.arange(n), labels
+    return CachedFeatures(table, prepare=AS_IT_IS), np.arange(n), labels
 
 
 def trainer_of(tmp_path, *overrides: str, seed: int = 0, public: PublicSet | None = None) -> HeadTrainer:
@@ -158,7 +158,7 @@ def test_cached_run_equals_run_through_images(small, epsilon):
     ]
     body = build_body(config.classifier)
     encode = encoder(body, torch.device("cpu"), precision="float32")
-    images = ImageFeatures(patches.images, encode, config.classifier, normalize=True, batch_size=13)
+    images = ImageFeatures(patches.images, encode, config.classifier, prepare=UNIT_LENGTH, batch_size=13)
     positions = patches.rows("train")
 
     def final(source) -> torch.Tensor:
@@ -177,7 +177,7 @@ def test_cached_run_equals_run_through_images(small, epsilon):
             trainer.step()
         return weights(trainer)
 
-    through_cache = final(CachedFeatures(cached, normalize=True))
+    through_cache = final(CachedFeatures(cached, prepare=UNIT_LENGTH))
     change = through_cache.abs().max()  # the head starts at zero
     assert change > 0.1
     assert (final(images) - through_cache).abs().max() <= 1e-4 * change
@@ -187,7 +187,7 @@ def test_cached_run_equals_run_through_images(small, epsilon):
         encoder(body.train(), torch.device("cpu"), precision="float32")
     with torch.no_grad():
         in_train_mode = all_flips(patches.images, body.train(), config.classifier)
-    wrong = final(CachedFeatures(in_train_mode, normalize=True))
+    wrong = final(CachedFeatures(in_train_mode, prepare=UNIT_LENGTH))
     assert (wrong - through_cache).abs().max() > 1e-4 * change
 
 

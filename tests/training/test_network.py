@@ -10,6 +10,7 @@ from mammo_dp.files import Cache
 from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
+from mammo_dp.training.features import Preparation
 from mammo_dp.training.network import Network, NetworkTrainer
 from tests.conftest import config_of
 
@@ -39,7 +40,7 @@ def trainer_of(tmp_path, *words: str, patients: bool = False, epsilon: str = "in
     units = Units([[0, 1, 2], *([i] for i in range(3, 20))]) if patients else Units.of_each(range(20))
     torch.manual_seed(0)
     return NetworkTrainer(
-        Network(Body(), nn.Sequential(nn.Linear(4, 2)), normalize=config.recipe.normalize_features),
+        Network(Body(), nn.Sequential(nn.Linear(4, 2)), prepare=Preparation.of(config.recipe.model_dump())),
         images,
         units,
         labels,

@@ -36,15 +36,17 @@ def retrain(
     *,
     mechanism: Mechanism | None,
     steps: int,
-    count: float,
+    count: int,
     recipe: Recipe,
+    lr: float,
     start: torch.Tensor,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """(d + 1, models) differences of weights, and of biases, that the recipe keeps.
 
     members: (records, models) bool, who is in which training set. count: the divisor of the summed gradients under
-    privacy, else each model's own number of units. start: (d + 1,) the head before training.
+    privacy, else each model's own number of units. lr: the recipe's or its rule's.
+    start: (d + 1,) the head before training.
     """
     models = members.shape[1]
     weights = [_shares(group, members) for group in groups]
@@ -63,7 +65,7 @@ def retrain(
             total += scale * torch.randn(value.shape, generator=generator)
         gradient = total / divisor + recipe.weight_decay * value
         moving = gradient if step == 1 else recipe.momentum * moving + gradient
-        value = value - recipe.lr * moving
+        value = value - lr * moving
         kept.lerp_(value, iterate_weight(recipe.select, step, steps=steps))
     return kept
 

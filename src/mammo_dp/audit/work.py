@@ -14,6 +14,7 @@ from mammo_dp.config import Config
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.training.optimizers import learning_rate
 from mammo_dp.training.runs import Task, head_run, network_run
 
 CHANCE = 0.5  # that a record is in the training set of a retrained head
@@ -26,6 +27,7 @@ def no_retrains(config: Config) -> str | None:
         (config.experiment.uses_synthetic, "the run also trains on synthetic images"),
         (not config.reads_features, "the run trains on images, not on cached features"),
         (config.classifier.trainable != "head", "more than the head trains"),
+        (recipe.solver != "descent", "its recipe solves for the head"),
         (recipe.head != "linear" or recipe.optimizer != "sgd", "its recipe is not SGD on a linear head"),
         (recipe.flips == "random", "its recipe flips at random"),
         (recipe.select == "best_val", "its recipe chooses an epoch"),
@@ -79,9 +81,11 @@ def retrained(
         groups.append(Rows.of(features, task.labels[each], torch.from_numpy(records.of_position)[each]))
     both = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().cpu()
     members = torch.rand(len(records.names), models, generator=generator) < CHANCE
+    plan = replace(task.plan, public_count=round(CHANCE * task.plan.public_count))
     value = retrain(
-        groups, members, mechanism=task.plan.mechanism, steps=task.plan.steps,
-        count=CHANCE * task.plan.public_count, recipe=task.config.recipe, start=both[1] - both[0],
+        groups, members, mechanism=plan.mechanism, steps=plan.steps,
+        count=plan.public_count, recipe=task.config.recipe,
+        lr=learning_rate(task.config.recipe, plan), start=both[1] - both[0],
         generator=generator,
     )  # fmt: skip
     return {"margins": _margins(groups, value, records), "members": members}

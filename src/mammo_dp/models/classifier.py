@@ -17,6 +17,7 @@ from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity
 from mammo_dp.layers import Affine
 from mammo_dp.models.download import check_reachable
+from mammo_dp.models.stages import StageFeatures
 from mammo_dp.sections import Classifier, Recipe
 
 HEAD, BODY = (
@@ -24,6 +25,10 @@ HEAD, BODY = (
     "body.safetensors",
 )  # of a trained classifier; the body where it was trained too
 HUB_FILE = "model.safetensors"
+# of a recipe, what its head cannot be used without
+USED_BY_HEAD = (
+    "head", "hidden", "normalize_features", "projection", "projection_size", "projection_seed", "test_flips",
+)  # fmt: skip
 CLASSES = 2  # benign 0, malignant 1
 LAST_NORMS = ("norm", "head.norm", "fc_norm")  # timm's names
 
@@ -41,7 +46,8 @@ def build_body(settings: Classifier, trained: Mapping[str, torch.Tensor] | None 
         body.load_state_dict(dict(trained), strict=True)
     elif settings.weights != "none":
         load_weights(body, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone)
-    return body.eval().requires_grad_(False)
+    body = body.eval().requires_grad_(False)
+    return body if settings.features == "last" else StageFeatures(body).eval()
 
 
 def feature_size(body: nn.Module) -> int:
@@ -103,7 +109,7 @@ def model_record(config: Config, cache: Cache) -> dict[str, Any]:
     record = {
         "patches": config.patches.model_dump(),
         "classifier": classifier.body_settings | {"trainable": classifier.trainable},
-        "recipe": recipe.model_dump(include={"head", "hidden", "normalize_features", "test_flips"}),
+        "recipe": recipe.model_dump(include=set(USED_BY_HEAD)),
         "body": weights_name(classifier, cache),
         "precision": config.runtime.precision,
     }

@@ -18,7 +18,7 @@ from mammo_dp.files import Cache
 from mammo_dp.models.saved import Saved
 from mammo_dp.progress import track
 from mammo_dp.training import device as devices
-from mammo_dp.training.features import all_flips, encoder, normalized
+from mammo_dp.training.features import Preparation, all_flips, encoder
 from mammo_dp.workers import each, workers_for
 
 PREDICTIONS = "predictions.csv"
@@ -89,10 +89,9 @@ def _scores(
     )
     head, size = saved.head().to(device), config.runtime.batch_size
     flips = FLIPS if record["recipe"]["test_flips"] else 1
+    prepare = Preparation.of(record["recipe"])
     found: list[float] = []
     for start in track(range(0, len(patches), size), "scores", total=-(-len(patches) // size)):
         features = all_flips(np.stack(patches[start : start + size]), encode, settings)[:, :flips].to(device)
-        if record["recipe"]["normalize_features"]:
-            features = normalized(features)
-        found += head(features).softmax(dim=-1)[..., 1].mean(dim=1).double().tolist()
+        found += head(prepare(features)).softmax(dim=-1)[..., 1].mean(dim=1).double().tolist()
     return found

@@ -62,7 +62,8 @@ class HeadTrainer:
         self.public_batches = public and batches_of(
             len(public.units), None, recipe.batch_size, self.public_rng
         )
-        self.inner = inner_optimizer(list(head.parameters()), recipe)
+        self.released = self._parameters()
+        self.inner = self._inner_optimizer()
         self.optimizer: Any = self.inner
         if plan.mechanism:
             self.optimizer = private_optimizer(
@@ -83,17 +84,28 @@ class HeadTrainer:
         self.step_number = 0
         self.selection = Selection(recipe, head, steps=plan.steps)
 
+    def _parameters(self) -> list[nn.Parameter]:
+        """What the optimizer moves, and noise is added to the gradients of."""
+        return list(self.head.parameters())
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        return inner_optimizer(self.released, self.recipe, self.plan)
+
     def step(self) -> None:
         """Draw a batch, sum its clipped gradients, add noise, move the head."""
+        self.release()
+        self.step_number += 1
+        self.selection.after_step(self.step_number)
+
+    def release(self) -> None:
+        """Everything of a step that looks at records."""
         chosen = self.batches.next()
         self.sum_gradients(self.units, chosen, flips=self.batches_rng)
         if self.plan.mechanism is None:
-            for parameter in self.head.parameters():
+            for parameter in self.released:
                 parameter.grad /= len(chosen)  # type: ignore[operator]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step_number += 1
-        self.selection.after_step(self.step_number)
 
     def sum_gradients(self, units: Units, chosen: torch.Tensor, *, flips: torch.Generator) -> None:
         """Set every .grad to the sum over the chosen units of the clipped mean gradient of their images and flips."""

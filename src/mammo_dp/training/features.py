@@ -1,8 +1,8 @@
 """Features of the frozen body: computed once for all flips and cached, or computed from the images at every step."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,46 @@ from mammo_dp.sections import Classifier
 
 FEATURES = "features.safetensors"  # of extract_features: (n, FLIPS, d) "features", and with norm_head:
 SCALE, SHIFT = "last_norm.scale", "last_norm.shift"
+
+
+class Preparation:
+    """What is done to each feature vector by itself before the head, at no cost of privacy.
+
+    normalize: layer norm without learnt parameters, then unit length. projection: a fixed random map and, with relu,
+    its positive part, scaled to unit length again. The map follows from its size and seed alone.
+    """
+
+    def __init__(self, *, normalize: bool, projection: str, size: int, seed: int) -> None:
+        self.normalize, self.projection, self.size, self.seed = normalize, projection, size, seed
+        self._maps: dict[int, torch.Tensor] = {}
+
+    @classmethod
+    def of(cls, recipe: Mapping[str, Any]) -> "Preparation":
+        """From a recipe's record; those of before there were projections have none."""
+        return cls(
+            normalize=recipe["normalize_features"], projection=recipe.get("projection", "none"),
+            size=recipe.get("projection_size", 1), seed=recipe.get("projection_seed", 0),
+        )  # fmt: skip
+
+    def width(self, features: int) -> int:
+        """Length of what becomes of a vector of that length."""
+        return features if self.projection == "none" else self.size
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., d) -> (..., width(d))."""
+        if self.normalize:
+            features = functional.normalize(functional.layer_norm(features, features.shape[-1:]), dim=-1)
+        if self.projection == "none":
+            return features
+        mapped = features @ self._map(features.shape[-1]).to(features)
+        return functional.normalize(mapped.relu() if self.projection == "relu" else mapped, dim=-1)
+
+    def _map(self, features: int) -> torch.Tensor:
+        if features not in self._maps:
+            rng = np.random.default_rng(self.seed)
+            drawn = rng.standard_normal((self.size, features), dtype=np.float32)
+            self._maps[features] = torch.from_numpy(drawn).T / self.size**0.5
+        return self._maps[features]
 
 
 class FeatureSource(Protocol):
@@ -39,8 +79,8 @@ class CachedFeatures:
     fixed = True
     layers_rng = None
 
-    def __init__(self, table: torch.Tensor, *, normalize: bool) -> None:
-        self.table = normalized(table) if normalize else table
+    def __init__(self, table: torch.Tensor, *, prepare: Preparation) -> None:
+        self.table = prepare(table)
 
     def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         device = self.table.device
@@ -58,12 +98,12 @@ class ImageFeatures:
         encode: Callable[[torch.Tensor], torch.Tensor],
         settings: Classifier,
         *,
-        normalize: bool,
+        prepare: Preparation,
         batch_size: int,
         layers_rng: torch.Generator | None = None,
     ) -> None:
         self.images, self.encode, self.settings = images, encode, settings
-        self.normalize, self.batch_size, self.layers_rng = normalize, batch_size, layers_rng
+        self.prepare, self.batch_size, self.layers_rng = prepare, batch_size, layers_rng
 
     def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         chunks = []
@@ -78,9 +118,8 @@ class ImageFeatures:
             chunks.append(torch.stack(columns, dim=1))
         if not chunks:  # an empty Poisson batch is still a step
             width = self.encode(inputs_of(self.images[:1], self.settings)).shape[1]
-            return torch.zeros(0, flips.shape[1], width)
-        features = torch.cat(chunks)
-        return normalized(features) if self.normalize else features
+            return torch.zeros(0, flips.shape[1], self.prepare.width(width))
+        return self.prepare(torch.cat(chunks))
 
 
 def inputs_of(images: np.ndarray, settings: Classifier) -> torch.Tensor:
@@ -145,11 +184,3 @@ def all_flips(
     """(n, h, w) uint8 -> (n, FLIPS, d) features on the CPU."""
     inputs = inputs_of(images, settings)
     return torch.stack([encode(flip(inputs, variant)).cpu() for variant in range(FLIPS)], dim=1)
-
-
-def normalized(features: torch.Tensor) -> torch.Tensor:
-    """Each feature vector layer-normalised without learnt parameters, then scaled to unit length.
-
-    It looks at one vector at a time and therefore costs no privacy.
-    """
-    return functional.normalize(functional.layer_norm(features, features.shape[-1:]), dim=-1)

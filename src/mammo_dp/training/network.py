@@ -19,7 +19,7 @@ from mammo_dp.privacy.sampling import Randomness, ShuffledBatches, batches_of, l
 from mammo_dp.privacy.units import Units
 from mammo_dp.sections import Classifier, Recipe, Runtime
 from mammo_dp.training import checkpoint
-from mammo_dp.training.features import normalized, seeded_layers
+from mammo_dp.training.features import Preparation, seeded_layers
 from mammo_dp.training.optimizers import inner_optimizer
 from mammo_dp.training.selection import Selection
 
@@ -27,13 +27,12 @@ from mammo_dp.training.selection import Selection
 class Network(nn.Module):
     """Body and head as one network: (n, 3, s, s) -> (n, 2) logits."""
 
-    def __init__(self, body: nn.Module, head: nn.Module, *, normalize: bool) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, *, prepare: Preparation) -> None:
         super().__init__()
-        self.body, self.head, self.normalize = body, head, normalize
+        self.body, self.head, self.prepare = body, head, prepare
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        features = self.body(inputs)
-        return self.head(normalized(features) if self.normalize else features)
+        return self.head(self.prepare(self.body(inputs)))
 
 
 class NetworkTrainer:
@@ -72,7 +71,7 @@ class NetworkTrainer:
         self.layers_rng = randomness.generator("layers")
         self.noise_rng = randomness.generator("noise", device)
         self.batches = batches_of(len(units), plan.mechanism, recipe.batch_size, self.batches_rng)
-        self.inner = inner_optimizer(self.trained, recipe)
+        self.inner = inner_optimizer(self.trained, recipe, plan)
         self.optimizer: Any = self.inner
         if plan.mechanism is not None:
             check_no_batch_statistics(network.eval())

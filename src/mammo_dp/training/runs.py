@@ -24,10 +24,12 @@ from mammo_dp.training.features import (
     CachedFeatures,
     FeatureSource,
     ImageFeatures,
+    Preparation,
     encoder,
     with_stochastic_depth,
 )
 from mammo_dp.training.network import Network, NetworkTrainer
+from mammo_dp.training.solved import StatisticsTrainer
 
 Scores = Callable[[np.ndarray], np.ndarray]  # positions in the patch set -> probability of malignant
 
@@ -55,7 +57,7 @@ def network_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[NetworkTrai
     body = _body(config, inputs)
     head = _head(config, inputs, width=feature_size(body), affine=None)
     trainer = NetworkTrainer(
-        Network(body, head, normalize=recipe.normalize_features),
+        Network(body, head, prepare=Preparation.of(recipe.model_dump())),
         task.patches.images,
         task.units,
         task.labels,
@@ -78,7 +80,8 @@ def head_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[HeadTrainer, S
     else:
         source, plain, affine, width = _from_images(task, inputs)
     head = _head(config, inputs, width=width, affine=affine)
-    trainer = HeadTrainer(
+    trainer_of = HeadTrainer if recipe.solver == "descent" else StatisticsTrainer
+    trainer = trainer_of(
         head,
         source,
         task.units,
@@ -117,7 +120,8 @@ def cached_features(
     if config.classifier.trainable == "norm_head":
         affine = Affine(table.shape[-1])
         affine.load_state_dict({"weight": stored[0][SCALE], "bias": stored[0][SHIFT]})
-    return CachedFeatures(table, normalize=config.recipe.normalize_features), affine, table.shape[-1]
+    prepare = Preparation.of(config.recipe.model_dump())
+    return CachedFeatures(table, prepare=prepare), affine, prepare.width(table.shape[-1])
 
 
 def _from_images(
@@ -125,11 +129,12 @@ def _from_images(
 ) -> tuple[FeatureSource, FeatureSource, Affine | None, int]:
     """Features for training, the same for scoring (without stochastic depth), and what norm_head trains."""
     config, settings = task.config, task.config.classifier
+    prepare = Preparation.of(config.recipe.model_dump())
 
     def source(body: nn.Module, layers_rng: torch.Generator | None = None) -> ImageFeatures:
         encode = encoder(body, task.device, precision=config.runtime.precision)
         return ImageFeatures(
-            task.patches.images, encode, settings, normalize=config.recipe.normalize_features,
+            task.patches.images, encode, settings, prepare=prepare,
             batch_size=config.runtime.batch_size, layers_rng=layers_rng,
         )  # fmt: skip
 
@@ -137,9 +142,9 @@ def _from_images(
     affine = take_norm(body, settings) if settings.trainable == "norm_head" else None
     plain = source(body)
     if settings.body_mode == "eval":
-        return plain, plain, affine, feature_size(body)
+        return plain, plain, affine, prepare.width(feature_size(body))
     again = _body(config, inputs)
     if affine is not None:
         take_norm(again, settings)
     random = source(with_stochastic_depth(again), task.randomness.generator("layers"))
-    return random, plain, affine, feature_size(body)
+    return random, plain, affine, prepare.width(feature_size(body))
