@@ -36,7 +36,9 @@ from mammo_dp.training.solved import StatisticsTrainer
 EPSILONS, SEEDS, OVERLAYS, LAID_OVER = (1.0, 6.0, 60.0, float("inf")), range(3), (5, 6), 2
 CANDIDATES = (
     "recipe=dp_gd",
-    *(f"recipe=dp_rule recipe.max_grad_norm={c}" for c in (0.05, 0.25, 0.5, 1.0)),
+    *(f"recipe=dp_rule recipe.epochs=100 recipe.max_grad_norm={c}" for c in (0.05, 0.25, 0.5, 1.0)),
+    *(f"recipe=dp_rule recipe.epochs=200 recipe.max_grad_norm={c}" for c in (0.25, 0.5)),
+    "recipe=dp_rule recipe.epochs=400 recipe.max_grad_norm=0.25",
     *(f"recipe=dp_adambc recipe.lr={lr}" for lr in (0.01, 0.03, 0.1, 0.3)),
     "recipe=class_means",
     "recipe=least_squares",
@@ -44,7 +46,8 @@ CANDIDATES = (
     *(f"recipe=dp_newton recipe.epochs={t}" for t in (2, 5)),
     *(f"recipe=dp_newton recipe.projection=gaussian recipe.projection_size={k}" for k in (64, 256)),
     *(f"recipe=feature_synthesis recipe.projection_size={k}" for k in (16, 64, 256)),
-    "recipe=random_features recipe.projection_size=1024",
+    "recipe=random_features",
+    "recipe=dp_gd classifier.features=stages",
     "recipe=dp_rule classifier.features=stages",
 )
 

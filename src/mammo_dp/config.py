@@ -201,7 +201,16 @@ class Config(Section):
                 raise ValueError(
                     f"{key}={value} is for heads on a frozen body; set classifier.trainable=head or {key}={plain}"
                 )
+        if self.experiment.continues_synpre and self.classifier.features != "last":
+            raise ValueError(
+                "synpre trains a body whose last features its head reads; set classifier.features=last"
+            )
         starts_from_synpre = self.experiment.continues_synpre and not recipe.zero_init
+        if starts_from_synpre and recipe.projection != "none":
+            raise ValueError(
+                "synpre_realft goes on from the head of synpre, which reads features as they are: set "
+                "recipe.projection=none, or recipe.zero_init=true"
+            )
         if starts_from_synpre and recipe.normalize_features != self.pretraining.normalize_features:
             raise ValueError(
                 "synpre_realft goes on from the head of synpre, which was trained on other features: set "

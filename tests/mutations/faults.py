@@ -131,6 +131,17 @@ FAULTS = (
         (NETWORK,),
     ),
     Fault(
+        "sums to solve from without clipping", "training.solved",
+        "factors = clip_factors(norms, self.recipe.max_grad_norm)", "factors = torch.ones_like(norms)",
+        (SENSITIVITY,),
+    ),
+    Fault(
+        "a solver that forgets its flips are one unit", "training.solved",
+        "norms = inner.sum(dim=(1, 2)).clamp(min=0).sqrt() / rows",
+        "norms = inner.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=0).sqrt() / rows",
+        (SENSITIVITY,),
+    ),
+    Fault(
         "a discriminator without noise", "training.gan",
         "self.private.step()", "self._add_generated(); self.discriminator_adam.step()",
         ("tests/training/test_gan.py::test_an_empty_batch_is_a_noisy_step",),

@@ -133,7 +133,7 @@ def generator_inputs(config: Config) -> dict[str, Input]:
 
 
 def _plain(config: Config) -> Classifier:
-    return config.classifier.model_copy(update={"trainable": "head", "body_mode": "eval"})
+    return config.classifier.model_copy(update={"trainable": "head", "body_mode": "eval", "features": "last"})
 
 
 def generator_label(config: Config) -> str:

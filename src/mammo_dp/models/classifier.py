@@ -47,7 +47,7 @@ def build_body(settings: Classifier, trained: Mapping[str, torch.Tensor] | None 
     elif settings.weights != "none":
         load_weights(body, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone)
     body = body.eval().requires_grad_(False)
-    return body if settings.features == "last" else StageFeatures(body).eval()
+    return body if settings.features == "last" else StageFeatures(body, input_size=settings.input_size).eval()
 
 
 def feature_size(body: nn.Module) -> int:

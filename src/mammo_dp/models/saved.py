@@ -82,7 +82,7 @@ class Saved:
         """
         kept = self.record["classifier"]
         settings = Classifier(
-            **kept, weights=self._weights(given, cache), init_seed=self._init_seed,
+            **{"features": "last", **kept}, weights=self._weights(given, cache), init_seed=self._init_seed,
             body_mode="eval", cache_features=False,
         )  # fmt: skip
         body = build_body(settings, _tensors(self.body_file) if self.body_file else None)

@@ -14,7 +14,7 @@ class StageFeatures(nn.Module):
     image alone and costs no privacy. Linear heads on intermediate features: Evci et al. 2022 (Head2Toe).
     """
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, *, input_size: int) -> None:
         super().__init__()
         if not hasattr(body, "forward_intermediates"):
             raise UserError(
@@ -22,9 +22,8 @@ class StageFeatures(nn.Module):
                 "not; use classifier.features=last"
             )
         self.body = body
-        size = body.default_cfg["input_size"][-1]  # type: ignore[index,union-attr]
         with torch.no_grad():
-            self.num_features = self(torch.zeros(1, 3, size, size)).shape[1]
+            self.num_features = self(torch.zeros(1, 3, input_size, input_size)).shape[1]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         last, maps = self.body.forward_intermediates(inputs)  # type: ignore[operator]

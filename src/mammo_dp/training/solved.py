@@ -17,7 +17,8 @@ class StatisticsTrainer(HeadTrainer):
     def _parameters(self) -> list[nn.Parameter]:
         self.statistic = SOLVERS[self.recipe.solver](self.recipe)
         shapes = self.statistic.shapes(self._layer.in_features)
-        return [nn.Parameter(torch.zeros(shape, device=self.device)) for shape in shapes]
+        like = self._layer.weight
+        return [nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device)) for shape in shapes]
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         """A step of length one from zero leaves the noisy mean, negative."""

@@ -64,7 +64,9 @@ def open_space(name: str, config: Config, device: torch.device, cache: Cache) ->
 
 
 def _backbone(config: Config, device: torch.device, cache: Cache) -> FeatureSpace:
-    settings = config.classifier
+    settings = config.classifier.model_copy(
+        update={"features": "last"}
+    )  # distances are the same whatever head trains
     encode = encoder(build_body(settings), device, precision=config.runtime.precision)
     weights = settings.weights
     if settings.weights_file is not None:
@@ -86,7 +88,7 @@ def _radimagenet(config: Config, device: torch.device, cache: Cache) -> FeatureS
     # inputs scaled to [-1, 1], as its authors do
     settings = Classifier(
         backbone=RADIMAGENET, backbone_args={}, weights="none", init_seed=0, input_size=224, mean=0.5, std=0.5,
-        trainable="head", body_mode="eval", cache_features=False,
+        trainable="head", body_mode="eval", features="last", cache_features=False,
     )  # fmt: skip
 
     def measure(images: np.ndarray) -> torch.Tensor:

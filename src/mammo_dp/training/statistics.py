@@ -7,6 +7,7 @@ a matrix a unit is never formed. x is a feature vector, y in {-1, +1}.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from mammo_dp.sections import Recipe
@@ -45,6 +46,7 @@ class Statistic:
         raise NotImplementedError
 
 
+GRID = 61  # ridges that cross-validation compares
 COUNT = 0.1  # length of the entry that counts a class against that of a feature vector: counts need little precision
 
 
@@ -201,7 +203,9 @@ def ridge(
     values, turned = values.clamp(min=0), vectors.T @ aim.double()
     floor = max(noise * (2 * len(values)) ** 0.5, least or 1e-9 * float(values.sum()))
     if least is None:
-        grid = floor * torch.logspace(0, 6, 61, dtype=torch.float64)
+        # not beyond: weights so small give probabilities that float32 cannot tell apart
+        highest = max(100 * floor, float(values.sum()) / 10)
+        grid = np.geomspace(floor, highest, GRID)
         floor = float(min(grid, key=lambda r: _gcv(values, turned, float(r), count)))
     return (vectors @ (turned / (values + floor))).to(aim.dtype)
 
