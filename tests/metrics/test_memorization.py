@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mammo_dp.data.transforms import FLIPS, flip
-from mammo_dp.metrics.memorization import membership_auc, nearest
+from mammo_dp.metrics.memorization import copies, membership_auc, nearest
 
 
 def all_flips(images: torch.Tensor) -> torch.Tensor:
@@ -84,3 +84,19 @@ def test_the_interval_is_of_patients():
 
     assert width(ten) == pytest.approx(width(one), rel=0.25)
     assert width(naive) < 0.5 * width(ten)
+
+
+def test_copies_are_counted_against_how_near_held_out_images_come():
+    rng = np.random.default_rng(0)
+    held_out = rng.uniform(0, 1, 500)
+    patients = np.repeat([f"P{n}" for n in range(250)], 2)
+    given = {"held_out_patients": patients, "draws": 200, "seed": 0}
+    fresh = copies(rng.uniform(0, 1, 4000), held_out, **given)
+    copied = copies(np.full(100, 0.999), held_out, **given)
+    blank = copies(np.zeros(100), held_out, **given)
+    for level, expected in ((95, 0.05), (99, 0.01)):
+        key = f"nearer_than_{level}_percent"
+        assert fresh[key]["low"] <= expected <= fresh[key]["high"]
+        assert fresh[key]["share"] == pytest.approx(expected, abs=0.03)
+        assert copied[key]["share"] > 0.9  # negative controls
+        assert blank[key]["share"] == 0

@@ -89,6 +89,12 @@ def test_the_evaluation_s_folder(evaluated):
     assert set(metrics["memorization"]) == {"pixels", "backbone"}
     assert 0 < metrics["memorization"]["pixels"]["low"] < metrics["memorization"]["pixels"]["high"] < 1
     assert metrics["memorization"]["pixels"]["members"] == metrics["images"]["train"]
+    found = metrics["memorization"]["pixels"]["copies"]["nearer_than_95_percent"]
+    assert found["low"] <= found["share"] <= found["high"]
+    card = artifact.path("privacy_card.md").read_text()
+    assert "differentially" in card or "no privacy guarantee" in card
+    assert "| pixels |" in card
+    assert "{{" not in card
     for name in ("figure2.png", "nearest_pixels.png", "nearest_backbone.png"):
         assert cv2.imread(str(artifact.path(name))).std() > 10
     assert set(pd.read_csv(artifact.path("nearest.csv"))["space"]) == {"pixels", "backbone"}

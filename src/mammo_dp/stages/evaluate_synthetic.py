@@ -15,15 +15,17 @@ from mammo_dp.data.transforms import FLIPS, flip
 from mammo_dp.errors import UserError
 from mammo_dp.metrics.artefacts import wrapped_pixels
 from mammo_dp.metrics.comparison import Comparison, ImageSet, compare
-from mammo_dp.metrics.memorization import Nearest, membership_auc, nearest
+from mammo_dp.metrics.memorization import Nearest, copies, membership_auc, nearest
 from mammo_dp.reporting.figure2 import PAPER_DATASETS, figure2, paper_value
 from mammo_dp.reporting.mosaic import mosaic
+from mammo_dp.reporting.privacy_card import privacy_card
 from mammo_dp.training import device as devices
 from mammo_dp.training.spaces import FeatureSpace, open_space
 
 SHOWN = 8  # masses of each row of the figure
 WORST = 10  # pairs on the page of the nearest ones
 PIXELS = "pixels"
+CARD = "privacy_card.md"
 
 
 def check(config: Config) -> None:
@@ -75,6 +77,15 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         summary=_summary(comparisons, memory, wrapped, missing),
         manifest={"device": devices.describe(device)},
     )
+
+
+def describe(config: Config, result: StageResult, ledger: Mapping[str, Any], output: Output) -> None:
+    """Write the privacy card of the synthetic set, for its owner."""
+    card = privacy_card(
+        result.metrics["memorization"], result.metrics["left_out"], statement=ledger["statement"],
+        synthetic=config.synthetic.name, dataset=config.dataset.name, images=result.metrics["images"],
+    )  # fmt: skip
+    (output.folder / CARD).write_text(card)
 
 
 def image_sets(patches: PatchSet) -> dict[str, ImageSet]:
@@ -180,7 +191,17 @@ def membership(
         draws=draws,
         seed=seed,
     )
-    return auc | {"largest_correlation": float(to_train.correlation.max())}, to_train, to_held
+    _, calibration = nearest(features[train], features[held, 0])
+    found = {
+        **auc,
+        "largest_correlation": float(to_train.correlation.max()),
+        "largest_correlation_of_held_out": float(calibration.correlation.max()),
+        "copies": copies(
+            to_train.correlation, calibration.correlation, held_out_patients=patches.patients[held], draws=draws,
+            seed=seed,
+        ),
+    }  # fmt: skip
+    return found, to_train, to_held
 
 
 def _worst_pairs(
