@@ -3,7 +3,7 @@
 
     python benchmarks/network_step.py        # about a minute on 2 cores, 5 GiB
 
-Batch 8, random weights, all 27.5 M parameters; three of each in turns. The numbers to compare are the ratios: the machine
+Batch 8, random weights, all 27.5 M parameters; three of each in turns. Compare the ratios: the machine
 may be busy. Peak memory is the process's own.
 """
 
