@@ -67,7 +67,11 @@ def _line(metrics: Mapping[str, Any], unit: str) -> dict[str, Any]:
             line |= {level: rates[level]["value"], f"{level}_low": rates[level]["low"],
                      f"{level}_high": rates[level]["high"]}  # fmt: skip
     if unit in metrics["retrains"]:
-        line["worst_separation"] = metrics["retrains"][unit]["worst"]["separation"]
+        found = metrics["retrains"][unit]
+        line |= {
+            "median_separation": found["separation"]["50 %"],
+            "worst_separation": found["worst"]["separation"],
+        }
     if unit == metrics["unit"] and metrics["canaries"]:
         once = metrics["canaries"]["one_run"]
         line |= {"one_run_bound": once["epsilon"], "one_run_delta": once["delta"], "one_run_claim": once["claim"],

@@ -1,6 +1,7 @@
 """One self-contained page: nothing is loaded from anywhere."""
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,6 +200,10 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
                 "interval": f"[{100 * ends[0]:.2g}, {100 * ends[1]:.2g}]"
                 if known and not pd.isna(ends[0])
                 else "",
+                "spread": [
+                    f"{r[k]:.2f}" if known and not pd.isna(r.get(k, math.nan)) else ""
+                    for k in ("median_separation", "worst_separation")
+                ],
                 "utility": ["–" if v is None or pd.isna(v) else short(v) for v in utility],
             }
         )
