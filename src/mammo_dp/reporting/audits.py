@@ -62,6 +62,7 @@ def _line(metrics: Mapping[str, Any], unit: str) -> dict[str, Any]:
         "largest_tpr_at_1_percent_fpr": 1.0 if claim is None else claim["largest_tpr_at_1_percent_fpr"],
     }
     rates = metrics["retrains"].get(unit) or (metrics["canaries"] if unit == metrics["unit"] else None) or {}
+    line["rates_of"] = "retrained heads" if unit in metrics["retrains"] else "canaries"
     for level in LEVELS:
         if level in rates:
             line |= {level: rates[level]["value"], f"{level}_low": rates[level]["low"],

@@ -182,7 +182,6 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
             f" control: {100 * r['noise_fraction']:g} % of the noise" if r["noise_fraction"] != 1 else ""
         )
         rates = [r.get("tpr_at_1_percent_fpr"), r.get("tpr_at_0.1_percent_fpr")]
-        ends = (r.get("tpr_at_1_percent_fpr_low"), r.get("tpr_at_1_percent_fpr_high"))
         utility = [r.get(f"auroc_{source}") for source in study.sources]
         lines.append(
             {
@@ -197,9 +196,7 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
                 "contradicted": known and bool(r["contradicted"]),
                 "ceiling": f"{r['ceiling']:.3g}" if known else "",
                 "rates": [f"{100 * v:.2g} %" if known and not pd.isna(v) else "" for v in rates],
-                "interval": f"[{100 * ends[0]:.2g}, {100 * ends[1]:.2g}]"
-                if known and not pd.isna(ends[0])
-                else "",
+                "interval": _rates_words(r) if known else "",
                 "spread": [
                     f"{r[k]:.2f}" if known and not pd.isna(r.get(k, math.nan)) else ""
                     for k in ("median_separation", "worst_separation")
@@ -208,3 +205,11 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _rates_words(r: dict[Any, Any]) -> str:
+    """Whose true positives at 1 % false ones they are, their interval, and the most that the claim allows."""
+    most = r["largest_tpr_at_1_percent_fpr"]
+    allowed = f"; the claim allows {rounded_up(100 * most, digits=2)}" if most < 1 else ""
+    low, high = (r.get(f"tpr_at_1_percent_fpr_{end}", math.nan) for end in ("low", "high"))
+    return "" if pd.isna(low) else f"{r['rates_of']} [{100 * low:.2g}, {100 * high:.2g}]{allowed}"
