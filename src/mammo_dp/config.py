@@ -46,6 +46,7 @@ StageName = Literal[
     "predict",
 ]
 # stages that are about one classifier, so that its settings must make sense
+SOLVED = ("class_means", "least_squares", "newton", "synthesis")  # recipes without steps
 OF_A_CLASSIFIER = ("train_classifier", "audit_privacy", "export")
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 UNNAMED = (
@@ -155,6 +156,24 @@ class Config(Section):
         return self.recipe.batch_size is None or self.recipe.batch_size >= (self.public_count or 0)
 
     @property
+    def no_retrains(self) -> str | None:
+        """Why an audit cannot retrain heads like this run's in one batch, as a clause; None where it can."""
+        recipe = self.recipe
+        for fault, reason in (
+            (self.experiment.uses_synthetic, "the run also trains on synthetic images"),
+            (not self.reads_features, "the run trains on images, not on cached features"),
+            (self.classifier.trainable != "head", "more than the head trains"),
+            (recipe.solver != "descent", "its recipe solves for the head"),
+            (recipe.head != "linear" or recipe.optimizer != "sgd", "its recipe is not SGD on a linear head"),
+            (recipe.flips == "random", "its recipe flips at random"),
+            (recipe.select == "best_val", "its recipe chooses an epoch"),
+            (recipe.batch_size is not None, "its recipe has batches, not full steps"),
+        ):
+            if fault:
+                return reason
+        return None
+
+    @property
     def warnings(self) -> list[str]:
         """What is allowed and a reviewer would object to, one sentence each."""
         own, generator = self.privacy, self.gan.privacy
@@ -191,6 +210,10 @@ class Config(Section):
             raise ValueError(
                 "recipe.normalize_features replaces the normalisation that classifier.trainable=norm_head trains; "
                 "set one of the two, recipe.normalize_features=false or classifier.trainable=head"
+            )
+        if recipe.lr is None and recipe.solver == "descent" and trainable != "head":
+            raise ValueError(
+                "recipe.lr=null is a rule for heads on a frozen body; set classifier.trainable=head or recipe.lr=NUMBER"
             )
         for key, value, plain in (
             ("recipe.projection", recipe.projection, "none"),
@@ -314,11 +337,16 @@ class Config(Section):
                 "classifier.trainable=head"
             )
         public = self.experiment.uses_synthetic and self.synthetic.role == "public"
-        if self.recipe.solver != "descent" and public:
-            raise ValueError(
-                f"recipe.solver={self.recipe.solver} takes no step to add public gradients to; set "
-                "synthetic.role=pooled, or recipe.solver=descent"
-            )
+        for key, value, plain in (
+            ("recipe.solver", self.recipe.solver, "descent"),
+            ("recipe.optimizer", self.recipe.optimizer, "sgd or adamw"),
+            ("recipe.lr", self.recipe.lr or "null", "a number"),
+        ):
+            if public and value in (*SOLVED, "adam_bc", "null"):
+                raise ValueError(
+                    f"{key}={value} does not know of public gradients, which synthetic.role=public mixes in; set "
+                    f"synthetic.role=pooled, or {key} to {plain}"
+                )
         if self.public_count is None and self.stage in OF_A_CLASSIFIER:
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "

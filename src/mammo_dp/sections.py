@@ -160,7 +160,7 @@ class Recipe(Section):
     normalize_features: bool  # layer norm without parameters, then unit L2 norm, per feature vector
     optimizer: Literal["adamw", "sgd", "adam_bc"]
     # None: as large as the noise allows (training/optimizers.py, learning_rate)
-    lr: float | None = Field(gt=0)
+    lr: float | None = Field(gt=0, le=1e6)
     momentum: float = Field(ge=0, lt=1)  # sgd only
     weight_decay: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
@@ -195,12 +195,33 @@ class Recipe(Section):
             if getattr(self, key) not in allowed:
                 shown = "null" if allowed[0] is None else allowed[0]
                 raise ValueError(f"recipe.solver={self.solver} needs recipe.{key}={shown}")
+        if self.label_smoothing:
+            raise ValueError(
+                f"recipe.solver={self.solver} has no smoothed labels; set recipe.label_smoothing=0"
+            )
+        if not self.has_unit_length:
+            raise ValueError(
+                f"recipe.solver={self.solver} needs feature vectors of unit length; set recipe.normalize_features=true"
+            )
         return self
+
+    @property
+    def has_unit_length(self) -> bool:
+        """Whether feature vectors have length one when they reach the head."""
+        return self.normalize_features or self.projection != "none"
 
     @model_validator(mode="after")
     def _the_rule_of_lr_is_of_descent(self) -> "Recipe":
-        if self.lr is None and (self.solver, self.optimizer, self.batch_size) != ("descent", "sgd", None):
-            raise ValueError("recipe.lr=null is a rule for full steps of SGD; give recipe.lr a number")
+        fits = (self.optimizer, self.batch_size, self.head) == (
+            "sgd",
+            None,
+            "linear",
+        ) and self.has_unit_length
+        if self.lr is None and self.solver == "descent" and not fits:
+            raise ValueError(
+                "recipe.lr=null is a rule for full steps of SGD on a linear head and features of unit length; give "
+                "recipe.lr a number"
+            )
         return self
 
 
@@ -397,8 +418,8 @@ class Audit(Section):
     models: int = Field(ge=0)  # heads retrained per unit, half for fitting the attack; 0: none
     canaries: int = Field(ge=0)  # in the white-box attack, over as many runs as they need; 0: none
     # a control: of the claimed noise, what the attacked training adds; below 1 the audit should find it out
-    noise_fraction: float = Field(gt=0, le=1)
-    alpha: float = Field(gt=0, lt=1)  # chance that a lower bound lies above the true epsilon
+    noise_fraction: float = Field(ge=0.01, le=1)
+    alpha: float = Field(ge=1e-6, le=0.5)  # chance that a lower bound lies above the true epsilon
     seed: int = Field(ge=0, lt=2**63)
 
     @field_validator("models", "canaries")

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from mammo_dp import cli
 from mammo_dp.pipeline import Node
@@ -11,7 +12,9 @@ from mammo_dp.stages import audit_privacy
 from tests.conftest import config_of
 
 RECIPE = ("recipe=dp_gd", "recipe.epochs=20")
-AUDIT = ("stage=audit_privacy", "audit.models=120", "audit.canaries=600", "build_inputs=true")
+AUDIT = (
+    "stage=audit_privacy", "audit.models=120", "audit.canaries=600", "build_inputs=true", "runtime.checkpoint_seconds=0",
+)  # fmt: skip
 
 
 def audited(small, *words: str) -> tuple[dict, pd.DataFrame]:
@@ -50,6 +53,30 @@ def test_a_quarter_of_the_noise_contradicts_the_claim(small, capsys):
     metrics, _ = audited(small, "privacy.epsilon=1", "audit.noise_fraction=0.25")
     assert metrics["bounds"]["image"]["epsilon"] > 1
     assert "THE CLAIM IS CONTRADICTED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "module"),
+    [("dp_gd", "mammo_dp.privacy.gradients"), ("class_means", "mammo_dp.training.solved")],
+)
+def test_a_trainer_that_does_not_clip_is_found(small, monkeypatch, capsys, recipe, module):
+    """Canaries bring their own length, so the length of real units is measured beside them."""
+    once = ("recipe.epochs=1",) if recipe == "class_means" else ("recipe.epochs=20",)
+    words = (
+        *small.small,
+        *AUDIT,
+        f"recipe={recipe}",
+        *once,
+        "recipe.max_grad_norm=0.01",
+        "privacy.epsilon=2",
+        "seed=3",
+    )
+    assert small.run(*words, "audit.models=0") == cli.DONE
+    sound = Node.of(config_of(*words, "audit.models=0")).artifact().read_json("metrics.json")["canaries"]
+    assert sound["longest_unit_over_clip"] == pytest.approx(1, abs=1e-4)
+    monkeypatch.setattr(f"{module}.clip_factors", lambda norms, max_norm: torch.ones_like(norms))
+    assert small.run(*words, "audit.models=0", "audit.seed=1") == cli.DONE
+    assert "NOT CLIPPED" in capsys.readouterr().out
 
 
 def test_patients_are_the_canaries_of_a_run_at_patient_level(small):
@@ -96,6 +123,10 @@ def test_a_missing_classifier_is_named_with_the_command_that_makes_it(small, cap
         (("experiment=syn", "privacy.epsilon=inf"), "no private image"),
         (("recipe=dp_gd", "audit.models=10"), "give 40 or more, or 0"),
         (("recipe=dp_gd", "audit.noise_fraction=1.5"), "less than or equal to 1"),
+        (
+            ("recipe=dp_gd", "privacy.epsilon=2", "audit.canaries=1000000", "audit.models=0"),
+            "set audit.canaries=26000",
+        ),
     ],
 )
 def test_what_cannot_be_audited_is_one_sentence(small, capsys, words, sentence):

@@ -38,7 +38,8 @@ class Rates:
         independent of each other, models are.
         """
         margins = [_bernstein_margin(values, largest=largest, alpha=alpha / 2) for values in (hits, alarms)]
-        return cls(max(float(hits.mean()) - margins[0], 0.0), min(float(alarms.mean()) + margins[1], 1.0))
+        ends = float(hits.mean()) - margins[0], float(alarms.mean()) + margins[1]
+        return cls(min(max(ends[0], 0.0), 1.0), min(ends[1], 1.0))
 
     @property
     def mu(self) -> float:

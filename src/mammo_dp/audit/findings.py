@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from mammo_dp.privacy.gaussian import gaussian_epsilon
 from mammo_dp.privacy.ledger import Ledger
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the distribution of risk
+LONGEST = 1.001  # length of a clipped unit over C beyond which it is no rounding
 CANARIES_A_DELTA = 100  # one-run auditing is done at a delta of at most 1 over so many times the canaries
 
 
@@ -61,21 +62,42 @@ class Canaried:
     noise_squares: float
     noise_draws: int
     runs: int
+    longest_unit: float  # of real ones, after clipping, over C
+
+
+def all_bounds(
+    attacks: Mapping[Unit, Attack],
+    canaries: Canaried | None,
+    *,
+    own: Unit,
+    alpha: float,
+    delta: float,
+    gaussian: bool,
+) -> dict[str, Any]:
+    """Lower bounds for both units, each at alpha over the number of all, so that together they hold at alpha.
+
+    own: the unit that canaries stand for. gaussian: the mechanism is mu-GDP.
+    """
+    number = 2 * len(attacks) + (1 + gaussian if canaries else 0)
+    given: dict[str, Any] = {"each": alpha / max(number, 1), "delta": delta, "gaussian": gaussian}
+    found = {
+        unit: bounds_of(attacks.get(unit), canaries if unit == own else None, **given)
+        for unit in get_args(Unit)
+    }
+    return {
+        unit: bound | ({"alpha": alpha, "delta": delta} if bound else {}) for unit, bound in found.items()
+    }
 
 
 def bounds_of(
-    attack: Attack | None, canaries: Canaried | None, *, alpha: float, delta: float, gaussian: bool
+    attack: Attack | None, canaries: Canaried | None, *, each: float, delta: float, gaussian: bool
 ) -> dict[str, Any]:
-    """Lower bounds of epsilon at `delta`, each at alpha over their number, so that the largest holds at alpha.
+    """Lower bounds of epsilon at `delta` for one unit, each at its own alpha.
 
-    gaussian: the mechanism is mu-GDP, or there is none. A ceiling is what the same bound gives an attack that never
-    errs; a fit has none.
+    A ceiling is what the same bound gives an attack that never errs; a fit has none.
     """
-    methods = ["canaries_threshold", *(["canaries_gaussian_fit"] if gaussian else [])] if canaries else []
-    methods += ["retrains_mean", "retrains_worst"] if attack else []
-    if not methods:
+    if attack is None and canaries is None:
         return {}
-    each = alpha / len(methods)
     at = {"delta": delta, "gaussian": gaussian}
     found: dict[str, dict[str, float | None]] = {}
     if canaries is not None:
@@ -99,7 +121,6 @@ def bounds_of(
         "epsilon": found[best]["epsilon"],
         "by": best,
         "ceiling": max(ceilings),
-        "alpha": alpha,
         "methods": found,
     }
 
@@ -118,6 +139,7 @@ def canary_record(canaries: Canaried, claim: Claim, *, alpha: float, delta: floa
         "others": k,
         "runs": canaries.runs,
         "noise_over_claim": {"value": ratio, "low": low, "high": high},
+        "longest_unit_over_clip": canaries.longest_unit,
         "one_run": {
             "epsilon": one_run_epsilon(canaries.inside, canaries.outside, alpha=alpha, delta=small),
             "delta": small,

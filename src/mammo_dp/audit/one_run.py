@@ -1,14 +1,18 @@
-"""Auditing with one training run (Steinke, Nasr, Jagielski 2023, Thm. 5.2), under the threshold rule of jax_privacy.
+"""Auditing with one training run (Steinke, Nasr, Jagielski 2023, Thm. 5.2).
 
 Each of m canaries is in the training set or not, by a coin of its own. The attacker calls those with a score of at
 least some threshold members and abstains from the rest. If training is (epsilon, delta)-DP, so many correct guesses
 are unlikely; the largest epsilon that they contradict is a lower bound.
 """
 
+from typing import Literal
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom
 
+Rule = Literal["ranks", "hull"]
+LEAST_GUESSES = 10
 LARGEST = 200.0  # epsilon beyond which no number of canaries can tell
 
 
@@ -28,13 +32,18 @@ def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta:
     return min(p, 1.0)
 
 
-def one_run_epsilon(in_scores: np.ndarray, out_scores: np.ndarray, *, alpha: float, delta: float) -> float:
-    """Lower bound of epsilon at `delta`, above the true one in at most `alpha` of all audits.
+def one_run_epsilon(
+    in_scores: np.ndarray, out_scores: np.ndarray, *, alpha: float, delta: float, rule: Rule = "ranks"
+) -> float:
+    """Lower bound of epsilon at `delta`, the best over thresholds, each tested at alpha over their number.
 
-    in_scores, out_scores: (n,) and (k,), higher for likelier members. The threshold is the best of those on the convex
-    hull of (false negatives, true negatives); each is tested at alpha over their number.
+    in_scores, out_scores: (n,) and (k,), higher for likelier members. ranks: the highest half, quarter, eighth ... of
+    all scores are called members, which is settled without looking at who is one, so that the bound lies above the
+    true epsilon in at most `alpha` of all audits. hull: google-deepmind/jax_privacy's rule. It takes its thresholds
+    from who is a member, and its bounds exceed a true epsilon of 0 in 6 to 8 % of audits at alpha = 5 % (400 to 4,000
+    canaries, delta = 0); it is here to be compared with.
     """
-    thresholds = hull_thresholds(in_scores, out_scores)
+    thresholds = hull_thresholds(in_scores, out_scores) if rule == "hull" else ranks(in_scores, out_scores)
     canaries, best = len(in_scores) + len(out_scores), 0.0
     for threshold in thresholds:
         correct = int((in_scores >= threshold).sum())
@@ -46,6 +55,13 @@ def one_run_epsilon(in_scores: np.ndarray, out_scores: np.ndarray, *, alpha: flo
             continue
         best = LARGEST if excess(LARGEST) > 0 else float(brentq(excess, best, LARGEST, xtol=1e-9))
     return best
+
+
+def ranks(in_scores: np.ndarray, out_scores: np.ndarray) -> np.ndarray:
+    """Thresholds above which lie a half, a quarter, an eighth of all scores, down to LEAST_GUESSES of them."""
+    together = np.sort(np.concatenate([in_scores, out_scores]))[::-1]
+    counts = [len(together) >> halvings for halvings in range(1, len(together).bit_length())]
+    return together[[count - 1 for count in counts if count >= LEAST_GUESSES] or [len(together) // 2]]
 
 
 def hull_thresholds(in_scores: np.ndarray, out_scores: np.ndarray) -> np.ndarray:

@@ -10,32 +10,17 @@ from torch import nn
 from mammo_dp.artifacts import Artifact
 from mammo_dp.audit.canaries import Canaries, CanaryScores
 from mammo_dp.audit.retrains import Rows, retrain
-from mammo_dp.config import Config
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.privacy.units import Units
+from mammo_dp.training.classifier import HeadTrainer
+from mammo_dp.training.network import NetworkTrainer
 from mammo_dp.training.optimizers import learning_rate
 from mammo_dp.training.runs import Task, head_run, network_run
 
+LENGTHS = 64  # real units whose clipped length is measured, at three steps
 CHANCE = 0.5  # that a record is in the training set of a retrained head
-
-
-def no_retrains(config: Config) -> str | None:
-    """Why heads cannot be retrained in one batch, as a clause, or None where they can."""
-    recipe = config.recipe
-    for fault, reason in (
-        (config.experiment.uses_synthetic, "the run also trains on synthetic images"),
-        (not config.reads_features, "the run trains on images, not on cached features"),
-        (config.classifier.trainable != "head", "more than the head trains"),
-        (recipe.solver != "descent", "its recipe solves for the head"),
-        (recipe.head != "linear" or recipe.optimizer != "sgd", "its recipe is not SGD on a linear head"),
-        (recipe.flips == "random", "its recipe flips at random"),
-        (recipe.select == "best_val", "its recipe chooses an epoch"),
-        (recipe.batch_size is not None, "its recipe has batches, not full steps"),
-    ):
-        if fault:
-            return reason
-    return None
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,7 @@ def retrained(
         groups.append(Rows.of(features, task.labels[each], torch.from_numpy(records.of_position)[each]))
     both = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().cpu()
     members = torch.rand(len(records.names), models, generator=generator) < CHANCE
-    plan = replace(task.plan, public_count=round(CHANCE * task.plan.public_count))
+    plan = replace(task.plan, public_count=max(round(CHANCE * task.plan.public_count), 1))
     value = retrain(
         groups, members, mechanism=plan.mechanism, steps=plan.steps,
         count=plan.public_count, recipe=task.config.recipe,
@@ -109,10 +94,12 @@ def with_canaries(
     *,
     count: int,
     noise_fraction: float,
-) -> CanaryScores:
-    """One run of the real trainer with `count` canaries, or as many as there are parameters.
+) -> tuple[CanaryScores, float]:
+    """One run of the real trainer with `count` canaries, or as many as there are parameters; and its longest real unit.
 
-    The claim is about the task's mechanism; the run adds `noise_fraction` of its noise.
+    The claim is about the task's mechanism; the run adds `noise_fraction` of its noise. Canaries test sampling and
+    noise, and bring their own length; so the length of real units is measured beside them, before the first step,
+    halfway and before the last.
     """
     claimed = task.plan.mechanism
     assert claimed is not None  # nothing bounds a run without noise
@@ -121,9 +108,28 @@ def with_canaries(
     run_of = network_run if task.config.classifier.trains_body else head_run
     trainer, _ = run_of(audited, inputs)
     canaries = Canaries(trainer, claimed, count=count, generator=randomness.generator("canaries"))
-    for _ in range(task.plan.steps):
+    longest, steps = 0.0, task.plan.steps
+    for step in range(steps):
+        if step in (0, steps // 2, steps - 1):
+            longest = max(longest, longest_unit(trainer, generator=randomness.generator("lengths")))
         trainer.step()
-    return canaries.result
+    return canaries.result, longest
+
+
+def longest_unit(trainer: HeadTrainer | NetworkTrainer, *, generator: torch.Generator) -> float:
+    """The longest sum of one unit alone, as the trainer clips it, over C; of LENGTHS units. At most 1 by the claim."""
+    longest = 0.0
+    for number in torch.randperm(len(trainer.units), generator=generator)[:LENGTHS, None]:
+        if isinstance(trainer, NetworkTrainer):
+            trainer.sum_gradients(number)
+        else:
+            alone = Units([positions[0].tolist() for positions in trainer.units.by_size(number)])
+            trainer.sum_gradients(alone, torch.arange(len(alone)), flips=generator)
+        parts = [p.grad for p in trainer.optimizer.params if p.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g.double()) for g in parts]).norm()
+        longest = max(longest, float(norm) / trainer.recipe.max_grad_norm)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return longest
 
 
 def most_canaries(task: Task, inputs: Mapping[str, Artifact]) -> int:

@@ -105,7 +105,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             groups=(*TRAINING_GROUPS, "audit"),
             label=settings.audit_label,
-            settings=lambda config: config.audit.model_dump(),
+            settings=lambda config: config.audit.model_dump() | {"delta": config.privacy.delta},
             events=events.audit_events,
             upstream=lambda config: {
                 "classifier": Input("train_classifier"),

@@ -156,7 +156,7 @@ def training_assumptions(config: Config) -> Iterable[str]:
 
 def audit_events(config: Config, cache: Cache) -> Iterable[Event]:
     """Attacks on real records look at them without any limit. Canaries do not: what they show is the noise."""
-    if not config.audit.models:
+    if config.no_retrains or not config.audit.models:
         return
     common: dict[str, Any] = {
         "stage": "audit_privacy", "cohort": "training", "study": config.dataset.population,

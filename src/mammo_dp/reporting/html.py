@@ -181,12 +181,14 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
         control = (
             f" control: {100 * r['noise_fraction']:g} % of the noise" if r["noise_fraction"] != 1 else ""
         )
+        alpha = f", alpha {r['alpha']:.2g}" if known else ""
         rates = [r.get("tpr_at_1_percent_fpr"), r.get("tpr_at_0.1_percent_fpr")]
+        spread = r.get("median_separation", math.nan)
         utility = [r.get(f"auroc_{source}") for source in study.sources]
         lines.append(
             {
                 "row": f"{r['setup']}, ε {_epsilon(r['epsilon'])}",
-                "small": f"{r['audited_runs']}/{r['runs']} runs audited{control}",
+                "small": f"{r['audited_runs']}/{r['runs']} runs audited{control}{alpha}",
                 "unit": r["unit"] if known else "",
                 "claim": rounded_up(r["claim"], digits=4).replace("inf", "∞")
                 if known
@@ -197,10 +199,7 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
                 "ceiling": f"{r['ceiling']:.3g}" if known else "",
                 "rates": [f"{100 * v:.2g} %" if known and not pd.isna(v) else "" for v in rates],
                 "interval": _rates_words(r) if known else "",
-                "spread": [
-                    f"{r[k]:.2f}" if known and not pd.isna(r.get(k, math.nan)) else ""
-                    for k in ("median_separation", "worst_separation")
-                ],
+                "spread": f"{spread:.2f}" if known and not pd.isna(spread) else "",
                 "utility": ["–" if v is None or pd.isna(v) else short(v) for v in utility],
             }
         )

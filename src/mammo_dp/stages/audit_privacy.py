@@ -9,9 +9,17 @@ import numpy as np
 import torch
 
 from mammo_dp.artifacts import Artifact, Output, StageResult
-from mammo_dp.audit.findings import Canaried, Claim, bounds_of, canary_record, retrain_record, risk_table
+from mammo_dp.audit.findings import (
+    LONGEST,
+    Canaried,
+    Claim,
+    all_bounds,
+    canary_record,
+    retrain_record,
+    risk_table,
+)
 from mammo_dp.audit.membership import Attack
-from mammo_dp.audit.work import Records, most_canaries, no_retrains, retrained, with_canaries
+from mammo_dp.audit.work import Records, most_canaries, retrained, with_canaries
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
 from mammo_dp.privacy.events import Event, Unit
@@ -26,6 +34,7 @@ from mammo_dp.training.runs import Task
 from mammo_dp.training.units import training_patches, training_units
 
 RISK = "risk.csv"
+MOST_RUNS = 200  # of training with canaries
 BLOCK = 250  # heads a checkpoint
 UNITS: tuple[Unit, ...] = get_args(Unit)
 Tensors = dict[str, torch.Tensor]
@@ -39,7 +48,7 @@ def check(config: Config) -> None:
             f"experiment={config.experiment.name} trains on no private image, so there is no membership to find; "
             "stage=evaluate_synthetic measures what its generator remembers"
         )
-    reason = no_retrains(config)
+    reason = config.no_retrains
     if (reason or not config.audit.models) and not (config.privacy.is_private and config.audit.canaries):
         raise UserError(
             f"nothing is left to attack: {f'{reason}, so no head is retrained' if reason else 'audit.models=0'}, and "
@@ -55,7 +64,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     plan = make_plan(config, units=len(units), cache=output.cache)
     task = Task(config, patches, units, public, plan, _randomness(config, output, "unused"), device)
     records = {unit: Records.of(task, unit) for unit in UNITS}
-    found = _done(_blocks(task, inputs, records, output), output)
+    found = _done(_blocks(task, inputs, records, output), output, seconds=config.runtime.checkpoint_seconds)
 
     audit, delta, own = config.audit, config.privacy.delta, config.privacy.unit
     at: dict[str, Any] = {"alpha": audit.alpha, "delta": delta}
@@ -64,18 +73,16 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     claims = {unit: Claim(event, unit, most, output.cache) for unit in UNITS}
     attacks = {unit: attack for unit in UNITS if (attack := _attack(found, unit)) is not None}
     canaries = _canaries(found)
-    gaussian = plan.mechanism is None or plan.mechanism.is_full_batch
+    gaussian = plan.mechanism is not None and plan.mechanism.is_full_batch
     metrics = {
         "unit": own,
         "noise_fraction": audit.noise_fraction,
+        "alpha": audit.alpha,
         "claims": {unit: claim.record(delta) for unit, claim in claims.items()},
-        "bounds": {
-            unit: bounds_of(attacks.get(unit), canaries if unit == own else None, gaussian=gaussian, **at)
-            for unit in UNITS
-        },
+        "bounds": all_bounds(attacks, canaries, own=own, gaussian=gaussian, **at),
         "retrains": {u: retrain_record(a, records[u], seed=audit.seed) for u, a in attacks.items()},
         "canaries": canaries and canary_record(canaries, claims[own], **at),
-        "no_retrains": None if attacks else no_retrains(config) or "audit.models=0",
+        "no_retrains": None if attacks else config.no_retrains or "audit.models=0",
     }
     if attacks:
         risk_table(attacks, records).to_csv(output.folder / RISK, index=False, float_format="%.6g")
@@ -108,14 +115,20 @@ def _blocks(
 ) -> dict[str, Callable[[], Tensors]]:
     """Everything that is trained, in parts of seconds to a minute, by name."""
     audit, blocks = task.config.audit, {}
-    if no_retrains(task.config) is None:
+    if task.config.no_retrains is None:
         for unit in UNITS:
             for first in range(0, audit.models, BLOCK):
                 name, models = f"{unit} {first}", min(BLOCK, audit.models - first)
                 randomness = _randomness(task.config, output, name)
                 blocks[name] = _retrains(task, inputs, records[unit], models, randomness)
     if task.plan.mechanism is not None and audit.canaries:
-        runs = math.ceil(audit.canaries / most_canaries(task, inputs))
+        capacity = most_canaries(task, inputs)
+        runs = math.ceil(audit.canaries / capacity)
+        if runs > MOST_RUNS:
+            raise UserError(
+                f"audit.canaries={audit.canaries} would take {runs} runs of training, since {capacity} fit into one; "
+                f"set audit.canaries={MOST_RUNS * capacity} or fewer"
+            )
         for number in range(runs):
             name, count = f"canaries {number}", math.ceil(audit.canaries / runs)
             blocks[name] = _canary_run(task, inputs, count, _randomness(task.config, output, name))
@@ -140,21 +153,27 @@ def _canary_run(
 ) -> Callable[[], Tensors]:
     def work() -> Tensors:
         fraction = task.config.audit.noise_fraction
-        result = with_canaries(task, inputs, randomness, count=count, noise_fraction=fraction)
+        result, longest = with_canaries(task, inputs, randomness, count=count, noise_fraction=fraction)
         noise = torch.tensor([result.noise_squares, result.noise_draws], dtype=torch.float64)
-        return {"scores": result.scores, "members": result.members, "noise": noise}
+        longest_unit = torch.tensor(longest, dtype=torch.float64)
+        return {"scores": result.scores, "members": result.members, "noise": noise, "longest": longest_unit}
 
     return work
 
 
-def _done(blocks: Mapping[str, Callable[[], Tensors]], output: Output) -> dict[str, Tensors]:
+def _done(
+    blocks: Mapping[str, Callable[[], Tensors]], output: Output, *, seconds: float
+) -> dict[str, Tensors]:
     """Every block's result; those of an earlier attempt come from last.pt."""
     last = output.folder / "last.pt"
     found: dict[str, Tensors] = checkpoint.load(last, torch.device("cpu"))["audit"] if last.is_file() else {}
     left = [name for name in blocks if name not in found]
+    pace = checkpoint.Pace(seconds)
     for name in track(left, "auditing", total=len(blocks), done=len(found)):
         found[name] = blocks[name]()
-        checkpoint.save({"audit": found, "device": "cpu"}, last)
+        if pace.is_due():
+            with pace.saving():
+                checkpoint.save({"audit": found, "device": "cpu"}, last)
     return found
 
 
@@ -174,7 +193,8 @@ def _canaries(found: Mapping[str, Tensors]) -> Canaried | None:
         return None
     scores, members = (torch.cat([part[key] for part in parts]).numpy() for key in ("scores", "members"))
     squares, draws = torch.stack([part["noise"] for part in parts]).sum(dim=0).tolist()
-    return Canaried(scores[members], scores[~members], squares, int(draws), len(parts))
+    longest = max(float(part["longest"]) for part in parts)
+    return Canaried(scores[members], scores[~members], squares, int(draws), len(parts), longest)
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -200,7 +220,8 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     if metrics["canaries"]:
         found, once = metrics["canaries"], metrics["canaries"]["one_run"]
         lines.append(
-            f"{found['members'] + found['others']} canaries: noise over claim {_interval(found['noise_over_claim'])}; "
+            f"{found['members'] + found['others']} canaries: noise over claim {_interval(found['noise_over_claim'])}, "
+            f"longest unit over C {found['longest_unit_over_clip']:.4f}{_length_verdict(found)}; "
             f"one-run bound {once['epsilon']:.3g} at delta {once['delta']:.1e} (claim {once['claim']:.4g}, ceiling "
             f"{once['ceiling']:.3g})"
         )
@@ -212,7 +233,15 @@ def _summary(metrics: Mapping[str, Any]) -> str:
 def _verdict(claim: Mapping[str, Any] | None, bound: Mapping[str, Any]) -> str:
     if claim is None:
         return ""
-    return ": THE CLAIM IS CONTRADICTED" if bound["epsilon"] > claim["epsilon"] else ", below the claim"
+    if bound["epsilon"] > claim["epsilon"]:
+        return ": THE CLAIM IS CONTRADICTED"
+    return ", below the claim" + (
+        "" if bound["ceiling"] > claim["epsilon"] else ", as any attack of this size is"
+    )
+
+
+def _length_verdict(found: Mapping[str, Any]) -> str:
+    return " (UNITS ARE NOT CLIPPED AS CLAIMED)" if found["longest_unit_over_clip"] > LONGEST else ""
 
 
 def _interval(found: Mapping[str, float]) -> str:
