@@ -40,8 +40,8 @@ def one_run_epsilon(
     in_scores, out_scores: (n,) and (k,), higher for likelier members. ranks: the highest half, quarter, eighth ... of
     all scores are called members, which is settled without looking at who is one, so that the bound lies above the
     true epsilon in at most `alpha` of all audits. hull: google-deepmind/jax_privacy's rule. It takes its thresholds
-    from who is a member, and its bounds exceed a true epsilon of 0 in 6.3 and 8.3 % of audits at alpha = 5 % (400 and 4,000
-    canaries, delta = 0); it is here to be compared with.
+    from who is a member, and its bounds exceed a true epsilon of 0 in 6.3 and 8.3 % of audits at alpha = 5 % (400 and
+    4,000 canaries, delta = 0); it is here to be compared with.
     """
     thresholds = hull_thresholds(in_scores, out_scores) if rule == "hull" else ranks(in_scores, out_scores)
     canaries, best = len(in_scores) + len(out_scores), 0.0
