@@ -24,9 +24,8 @@ LENGTH = 100.0  # of a canary's gradient before clipping, in multiples of C
 class CanaryScores:
     """What the attacker knows at the end of one run."""
 
-    scores: (
-        torch.Tensor
-    )  # (canaries,) log-likelihood ratio of "in the training set" under the claimed mechanism
+    # (canaries,) log-likelihood ratio of "in the training set" under the claimed mechanism
+    scores: torch.Tensor
     members: torch.Tensor  # (canaries,) bool, the truth
     noise_squares: float  # sum over coordinates and steps of the squared noise, in units of the claimed one
     noise_draws: int
