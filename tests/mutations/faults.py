@@ -82,7 +82,7 @@ FAULTS = (
     ),
     Fault(
         "features cached in train mode", "models.classifier",
-        "return body.eval()", "return body.train()",
+        "body = body.eval()", "body = body.train()",
         (GUARDS,),
     ),
     Fault(
