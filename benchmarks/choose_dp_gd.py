@@ -15,17 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantoms import cohort
+from phantoms import auroc, cohort
 
 from mammo_dp.cli import compose
 from mammo_dp.files import Cache
-from mammo_dp.metrics.classification import binary_metrics
-from mammo_dp.models.classifier import build_body, build_head
-from mammo_dp.privacy.planning import make_plan
-from mammo_dp.privacy.sampling import Randomness
-from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, predict
-from mammo_dp.training.features import CachedFeatures, all_flips, encoder
+from mammo_dp.models.classifier import build_body
+from mammo_dp.training.features import CachedFeatures, Preparation, all_flips, encoder
 
 EPSILONS, SEEDS = (1.0, 6.0, 60.0), range(5)
 GRID = {"epochs": (50, 100, 200), "lr": (4.0, 8.0, 16.0), "max_grad_norm": (0.25, 0.5, 1.0)}
@@ -39,10 +34,9 @@ def main() -> None:
     table = torch.cat(
         [all_flips(images[i : i + 64], encode, base.classifier) for i in range(0, len(images), 64)]
     )
-    source = CachedFeatures(table, normalize=True)
-    training, testing = np.arange(len(train[1])), np.arange(len(train[1]), len(labels))
+    source = CachedFeatures(table, prepare=Preparation.of(base.recipe.model_dump()))
     cache = Cache(Path(tempfile.mkdtemp()))
-    print(f"{len(training)} training patches, {len(testing)} held out")
+    print(f"{len(train[1])} training patches, {len(held_out[1])} held out")
     print(f"{'epochs':>6} {'lr':>5} {'C':>5}  " + "  ".join(f"eps {e:g}" for e in EPSILONS) + "   mean")
     results = {}
     for epochs, lr, norm in itertools.product(*GRID.values()):
@@ -53,17 +47,7 @@ def main() -> None:
                 recipe = base.recipe.model_copy(update={"epochs": epochs, "lr": lr, "max_grad_norm": norm})
                 privacy = base.privacy.model_copy(update={"epsilon": epsilon})
                 config = base.model_copy(update={"recipe": recipe, "privacy": privacy})
-                head = build_head(recipe, features=table.shape[-1], seed=seed)
-                plan = make_plan(config, units=len(training), cache=cache)
-                trainer = HeadTrainer(
-                    head, source, Units.of_each(training), torch.from_numpy(labels), plan=plan, recipe=recipe,
-                    randomness=Randomness(secure=False, seed=seed, run="run"), device=torch.device("cpu"),
-                )  # fmt: skip
-                for _ in range(plan.steps):
-                    trainer.step()
-                head.load_state_dict(trainer.selection.selected()[0])
-                p_malignant = predict(head, source, testing, test_flips=True)
-                scores.append(binary_metrics(labels[testing], p_malignant)["auroc"])
+                scores.append(auroc(config, source, labels, len(train[1]), cache, seed))
             means.append(statistics.fmean(scores))
         results[epochs, lr, norm] = statistics.fmean(means)
         row = "  ".join(f"{m:.3f}" for m in means)

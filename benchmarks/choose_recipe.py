@@ -19,19 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantoms import cohort
+from phantoms import auroc, cohort
 
 from mammo_dp.cli import compose
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
-from mammo_dp.metrics.classification import binary_metrics
-from mammo_dp.models.classifier import build_body, build_head
-from mammo_dp.privacy.planning import make_plan
-from mammo_dp.privacy.sampling import Randomness
-from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, predict
+from mammo_dp.models.classifier import build_body
 from mammo_dp.training.features import CachedFeatures, Preparation, all_flips, encoder
-from mammo_dp.training.solved import StatisticsTrainer
 
 EPSILONS, SEEDS, OVERLAYS, LAID_OVER = (1.0, 6.0, 60.0, float("inf")), range(3), (5, 6), 2
 CANDIDATES = (
@@ -73,23 +67,6 @@ def overlaid(table: torch.Tensor, train: int) -> Iterator[torch.Tensor]:
             ]
             mixed += table[torch.cat(others)]
         yield mixed
-
-
-def auroc(
-    config: Config, source: CachedFeatures, labels: np.ndarray, train: int, cache: Cache, seed: int
-) -> float:
-    plan = make_plan(config, units=train, cache=cache)
-    trainer_of = HeadTrainer if config.recipe.solver == "descent" else StatisticsTrainer
-    trainer = trainer_of(
-        build_head(config.recipe, features=source.table.shape[-1], seed=seed), source, Units.of_each(range(train)),
-        torch.from_numpy(labels), plan=plan, recipe=config.recipe,
-        randomness=Randomness(secure=False, seed=seed, run="choice"), device=torch.device("cpu"),
-    )  # fmt: skip
-    for _ in range(plan.steps):
-        trainer.step()
-    trainer.head.load_state_dict(trainer.selection.selected()[0])
-    p_malignant = predict(trainer.head, source, np.arange(train, len(labels)), test_flips=True)
-    return binary_metrics(labels[train:], p_malignant)["auroc"]
 
 
 def main() -> None:
