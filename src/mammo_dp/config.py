@@ -46,7 +46,6 @@ StageName = Literal[
     "predict",
 ]
 # stages that are about one classifier, so that its settings must make sense
-SOLVED = ("class_means", "least_squares", "newton", "synthesis")  # recipes without steps
 OF_A_CLASSIFIER = ("train_classifier", "audit_privacy", "export")
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 UNNAMED = (
@@ -336,17 +335,18 @@ class Config(Section):
                 "synthetic.role=public adds gradients of the head alone; set synthetic.role=pooled, or "
                 "classifier.trainable=head"
             )
-        public = self.experiment.uses_synthetic and self.synthetic.role == "public"
-        for key, value, plain in (
-            ("recipe.solver", self.recipe.solver, "descent"),
-            ("recipe.optimizer", self.recipe.optimizer, "sgd or adamw"),
-            ("recipe.lr", self.recipe.lr or "null", "a number"),
-        ):
-            if public and value in (*SOLVED, "adam_bc", "null"):
-                raise ValueError(
-                    f"{key}={value} does not know of public gradients, which synthetic.role=public mixes in; set "
-                    f"synthetic.role=pooled, or {key} to {plain}"
-                )
+        if self.experiment.uses_synthetic and self.synthetic.role == "public":
+            recipe = self.recipe
+            for fault, setting, plain in (
+                (recipe.solver != "descent", f"recipe.solver={recipe.solver}", "recipe.solver=descent"),
+                (recipe.optimizer == "adam_bc", "recipe.optimizer=adam_bc", "recipe.optimizer=sgd or adamw"),
+                (recipe.lr is None, "recipe.lr=null", "recipe.lr=NUMBER"),
+            ):
+                if fault:
+                    raise ValueError(
+                        f"{setting} does not know of public gradients, which synthetic.role=public mixes in; set "
+                        f"synthetic.role=pooled, or {plain}"
+                    )
         if self.public_count is None and self.stage in OF_A_CLASSIFIER:
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "

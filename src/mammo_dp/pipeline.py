@@ -160,8 +160,9 @@ class Node:
             kept = [o for o in kept if _key(o).split(".")[0] in groups]
         if stage.name == "extract_features" and config.features_of != "patches":
             kept.append(f"features_of={config.features_of}")
-        if (
-            stage.name == "train_classifier" and config.experiment.name == "synpre"
+        if (stage.name, config.experiment.name) == (
+            "train_classifier",
+            "synpre",
         ):  # for whoever goes on from it
             kept = [o for o in kept if _key(o).split(".")[0] != "experiment" and _key(o) != "privacy.epsilon"]
             kept += [f"experiment={config.experiment.name}", "privacy.epsilon=inf"]

@@ -21,7 +21,7 @@ def attack_of(mu: np.ndarray, *, seed: int = 0) -> Attack:
 
 def test_separation_is_mu():
     mu = np.linspace(0, 3, RECORDS)
-    fit = attack_of(mu).fit(slice(None))
+    fit = attack_of(mu).fit
     assert np.abs(fit.separation - mu).max() < 0.35  # standard error .07 at mu = 0, .1 at 3
     rates = norm.cdf(norm.ppf(0.01) + mu)
     assert np.abs(fit.true_positive_rate(0.01) - rates).max() < 0.15

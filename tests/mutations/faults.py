@@ -96,8 +96,8 @@ FAULTS = (
         (SAMPLING,),
     ),
     Fault(
-        "random state of secure noise kept", "training.classifier",
-        '        if not self.randomness.secure:\n            state |=', "        if True:\n            state |=",
+        "random state of secure noise kept", "privacy.sampling",
+        "return {} if self.secure else {name:", "return {name:",
         (f"{TRAINING}::test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise",),
     ),
     Fault(

@@ -51,7 +51,7 @@ class Rates:
     def epsilon(self, *, delta: float, gaussian: bool) -> float:
         """The epsilon at `delta` that these rates need at least. gaussian: the mechanism is known to be mu-GDP."""
         if gaussian:
-            return gaussian_epsilon(self.mu, delta=delta) if self.mu > 0 else 0.0
+            return gaussian_epsilon(self.mu, delta=delta)
         sides = ((self.true_positive, self.false_positive), (1 - self.false_positive, 1 - self.true_positive))
         bounds = [math.log((right - delta) / wrong) for right, wrong in sides if right - delta > wrong > 0]
         return max(bounds, default=0.0)

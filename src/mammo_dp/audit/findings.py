@@ -64,6 +64,20 @@ class Canaried:
     runs: int
     longest_unit: float  # of real ones, after clipping, over C
 
+    @property
+    def clipped(self) -> bool:
+        """Whether no real unit was longer than C, rounding aside."""
+        return self.longest_unit <= LONGEST
+
+
+def contradicted(
+    claim: Mapping[str, Any] | None, bound: Mapping[str, Any], canaries: Canaried | None
+) -> bool:
+    """Whether what was found cannot be under the claim. bound: of the same unit, empty where there is none."""
+    if claim is None or not bound:
+        return False
+    return bound["epsilon"] > claim["epsilon"] or (canaries is not None and not canaries.clipped)
+
 
 def all_bounds(
     attacks: Mapping[Unit, Attack],
@@ -107,9 +121,7 @@ def bounds_of(
         found["canaries_threshold"] = {"epsilon": seen.epsilon(**at), "ceiling": perfect.epsilon(**at)}
         if gaussian:
             mu = fitted_mu(canaries.inside, canaries.outside, alpha=each)
-            found["canaries_gaussian_fit"] = {
-                "epsilon": gaussian_epsilon(mu, delta=delta) if mu > 0 else 0.0, "ceiling": None,
-            }  # fmt: skip
+            found["canaries_gaussian_fit"] = {"epsilon": gaussian_epsilon(mu, delta=delta), "ceiling": None}
     if attack is not None:
         seen, perfect = attack.mean_bound(alpha=each, **at)
         found["retrains_mean"] = {"epsilon": seen.epsilon(**at), "ceiling": perfect.epsilon(**at)}
@@ -140,6 +152,7 @@ def canary_record(canaries: Canaried, claim: Claim, *, alpha: float, delta: floa
         "runs": canaries.runs,
         "noise_over_claim": {"value": ratio, "low": low, "high": high},
         "longest_unit_over_clip": canaries.longest_unit,
+        "clipped_as_claimed": canaries.clipped,
         "one_run": {
             "epsilon": one_run_epsilon(canaries.inside, canaries.outside, alpha=alpha, delta=small),
             "delta": small,
@@ -164,9 +177,9 @@ def retrain_record(attack: Attack, records: Records, *, seed: int) -> dict[str, 
     The worst record is the one that the first half of the models gives away most; its risk is that on the second half,
     since the largest of many noisy numbers exaggerates.
     """
-    first, second = (attack.fit(half) for half in attack.halves)
+    first, second = attack.fits
     worst = int(np.argmax(first.separation))
-    whole = attack.fit(slice(None))
+    whole = attack.fit
     return {
         "records": len(records.names),
         "models": attack.margins.shape[1],
@@ -193,18 +206,17 @@ def risk_table(attacks: Mapping[Unit, Attack], records: Mapping[Unit, Records]) 
     """One line a record: how far its membership moves its margin, on either half of the models and on all."""
     tables = []
     for unit, attack in attacks.items():
-        first, second = (attack.fit(half).separation for half in attack.halves)
-        whole = attack.fit(slice(None))
+        first, second = attack.fits
         tables.append(
             pd.DataFrame(
                 {
                     "unit": unit,
                     "record": records[unit].names,
                     "images": records[unit].images,
-                    "separation": whole.separation,
-                    "separation_first_half": first,
-                    "separation_second_half": second,
-                    "tpr_at_1_percent_fpr": whole.true_positive_rate(LEVELS[0]),
+                    "separation": attack.fit.separation,
+                    "separation_first_half": first.separation,
+                    "separation_second_half": second.separation,
+                    "tpr_at_1_percent_fpr": attack.fit.true_positive_rate(LEVELS[0]),
                 }
             )
         )

@@ -6,6 +6,7 @@ therefore out of sample, and its models are independent of each other; records o
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,13 +70,21 @@ class Attack:
         middle = self.margins.shape[1] // 2
         return slice(0, middle), slice(middle, None)
 
-    def fit(self, half: slice) -> Fit:
-        return Fit.of(self.margins[:, half], self.members[:, half])
+    @cached_property
+    def fits(self) -> tuple[Fit, Fit]:
+        """Of the first half, which the attack knows, and of the second."""
+        first, second = (Fit.of(self.margins[:, half], self.members[:, half]) for half in self.halves)
+        return first, second
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Of all models."""
+        return Fit.of(self.margins, self.members)
 
     def rates(self, *, seed: int) -> dict[str, Any]:
         """AUC, and the true-positive rate at LEVELS, with intervals over the attacked models."""
-        first, second = self.halves
-        scores, members = self.fit(first).scores(self.margins[:, second]), self.members[:, second]
+        _, second = self.halves
+        scores, members = self.fits[0].scores(self.margins[:, second]), self.members[:, second]
         inside, outside = _counts(scores, members)
         weights = np.random.default_rng(seed).multinomial(
             len(inside), np.full(len(inside), 1 / len(inside)), size=RESAMPLES
@@ -98,7 +107,7 @@ class Attack:
         membership, 1/2, has the average true-positive rate as its expectation.
         """
         first, second = self.halves
-        fit = self.fit(first)
+        fit = self.fits[0]
         early, late = fit.scores(self.margins[:, first]), fit.scores(self.margins[:, second])
 
         def rates(found: np.ndarray, half: slice) -> Rates:
@@ -112,7 +121,7 @@ class Attack:
     def worst_bound(self, *, alpha: float) -> tuple[int, Rates, Rates]:
         """The record that the first half of the models gives away most, its rates on the second, and the ceiling."""
         first, second = self.halves
-        fit = self.fit(first)
+        fit = self.fits[0]
         edges = fit.mean_out[:, None] + fit.std_out[:, None] * THRESHOLDS
         smoothed = [
             _share(self.margins[:, first], which[:, first], edges) for which in (self.members, ~self.members)

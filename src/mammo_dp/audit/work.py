@@ -8,16 +8,17 @@ import torch
 from torch import nn
 
 from mammo_dp.artifacts import Artifact
-from mammo_dp.audit.canaries import Canaries, CanaryScores
+from mammo_dp.audit.canaries import Canaries
 from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.data.transforms import FLIPS
+from mammo_dp.models.classifier import class_difference
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.network import NetworkTrainer
 from mammo_dp.training.optimizers import learning_rate
-from mammo_dp.training.runs import Task, head_run, network_run
+from mammo_dp.training.runs import Task, head_run, start
 
 LENGTHS = 64  # real units whose clipped length is measured, at three steps
 CHANCE = 0.5  # that a record is in the training set of a retrained head
@@ -64,13 +65,12 @@ def retrained(
         )
         features = features.reshape(len(positions), -1, features.shape[-1]).cpu()
         groups.append(Rows.of(features, task.labels[each], torch.from_numpy(records.of_position)[each]))
-    both = torch.cat([head.weight, head.bias[:, None]], dim=1).detach().cpu()
     members = torch.rand(len(records.names), models, generator=generator) < CHANCE
     plan = replace(task.plan, public_count=max(round(CHANCE * task.plan.public_count), 1))
     value = retrain(
         groups, members, mechanism=plan.mechanism, steps=plan.steps,
         count=plan.public_count, recipe=task.config.recipe,
-        lr=learning_rate(task.config.recipe, plan), start=both[1] - both[0],
+        lr=learning_rate(task.config.recipe, plan), start=class_difference(head).cpu(),
         generator=generator,
     )  # fmt: skip
     return {"margins": _margins(groups, value, records), "members": members}
@@ -94,26 +94,34 @@ def with_canaries(
     *,
     count: int,
     noise_fraction: float,
-) -> tuple[CanaryScores, float]:
-    """One run of the real trainer with `count` canaries, or as many as there are parameters; and its longest real unit.
+) -> dict[str, torch.Tensor]:
+    """One run of the real trainer with `count` canaries, or as many as there are parameters.
 
     The claim is about the task's mechanism; the run adds `noise_fraction` of its noise. Canaries test sampling and
     noise, and bring their own length; so the length of real units is measured beside them, before the first step,
     halfway and before the last.
+
+    Gives scores and members, (canaries,) each; noise, the sum of its squares in units of the claimed one and how many
+    draws it is of; longest, of a real unit over C.
     """
     claimed = task.plan.mechanism
     assert claimed is not None  # nothing bounds a run without noise
     given = replace(claimed, noise_multiplier=noise_fraction * claimed.noise_multiplier)
     audited = replace(task, plan=replace(task.plan, mechanism=given), randomness=randomness)
-    run_of = network_run if task.config.classifier.trains_body else head_run
-    trainer, _ = run_of(audited, inputs)
+    trainer, _ = start(audited, inputs)
     canaries = Canaries(trainer, claimed, count=count, generator=randomness.generator("canaries"))
     longest, steps = 0.0, task.plan.steps
     for step in range(steps):
         if step in (0, steps // 2, steps - 1):
             longest = max(longest, longest_unit(trainer, generator=randomness.generator("lengths")))
         trainer.step()
-    return canaries.result, longest
+    result = canaries.result
+    return {
+        "scores": result.scores,
+        "members": result.members,
+        "noise": torch.tensor([result.noise_squares, result.noise_draws], dtype=torch.float64),
+        "longest": torch.tensor(longest, dtype=torch.float64),
+    }
 
 
 def longest_unit(trainer: HeadTrainer | NetworkTrainer, *, generator: torch.Generator) -> float:
@@ -134,5 +142,5 @@ def longest_unit(trainer: HeadTrainer | NetworkTrainer, *, generator: torch.Gene
 
 def most_canaries(task: Task, inputs: Mapping[str, Artifact]) -> int:
     """How many fit into one run: one for each parameter that trains."""
-    trainer, _ = (network_run if task.config.classifier.trains_body else head_run)(task, inputs)
+    trainer, _ = start(task, inputs)
     return sum(parameter.numel() for parameter in trainer.optimizer.params)

@@ -103,6 +103,12 @@ def build_head(recipe: Recipe, *, features: int, seed: int) -> nn.Sequential:
     return head
 
 
+def class_difference(layer: nn.Linear) -> torch.Tensor:
+    """(d + 1,) weights, and last the bias, of malignant less those of benign: all that a score depends on."""
+    both = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
+    return both[1] - both[0]
+
+
 def model_record(config: Config, cache: Cache) -> dict[str, Any]:
     """What is needed to use the weights: how inputs are made, which body, which head. No path, nothing private."""
     classifier, recipe = config.classifier, config.recipe

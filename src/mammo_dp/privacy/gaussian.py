@@ -14,7 +14,7 @@ def gaussian_delta(mu: float, *, epsilon: float) -> float:
 
 def gaussian_epsilon(mu: float, *, delta: float) -> float:
     """The smallest epsilon >= 0 at which a mu-GDP mechanism has at most `delta`."""
-    if gaussian_delta(mu, epsilon=0.0) <= delta:
+    if mu == 0 or gaussian_delta(mu, epsilon=0.0) <= delta:
         return 0.0
     high = 1.0
     while gaussian_delta(mu, epsilon=high) > delta:

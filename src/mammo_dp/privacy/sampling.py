@@ -3,7 +3,9 @@
 import hashlib
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
@@ -56,6 +58,16 @@ class Randomness:
     secure: bool
     seed: int
     run: str
+
+    def states(self, streams: Mapping[str, torch.Generator]) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps of random streams: nothing if they are secure."""
+        return {} if self.secure else {name: stream.get_state() for name, stream in streams.items()}
+
+    def restore(self, streams: Mapping[str, torch.Generator], state: Mapping[str, Any]) -> None:
+        """Go on from what `states` kept. Secure streams go on with fresh draws."""
+        if not self.secure:
+            for name, stream in streams.items():
+                stream.set_state(state[name])
 
     def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
         if self.secure:

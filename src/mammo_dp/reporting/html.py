@@ -177,33 +177,43 @@ def _audits(table: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
     """Claim, audit, utility: one line of words a row and unit."""
     lines = []
     for r in table.to_dict("records"):
-        known = r["audited_runs"] > 0
-        control = (
-            f" control: {100 * r['noise_fraction']:g} % of the noise" if r["noise_fraction"] != 1 else ""
-        )
-        alpha = f", alpha {r['alpha']:.2g}" if known else ""
-        rates = [r.get("tpr_at_1_percent_fpr"), r.get("tpr_at_0.1_percent_fpr")]
-        spread = r.get("median_separation", math.nan)
         utility = [r.get(f"auroc_{source}") for source in study.sources]
-        lines.append(
-            {
-                "row": f"{r['setup']}, ε {_epsilon(r['epsilon'])}",
-                "small": f"{r['audited_runs']}/{r['runs']} runs audited{control}{alpha}",
-                "unit": r["unit"] if known else "",
-                "claim": rounded_up(r["claim"], digits=4).replace("inf", "∞")
-                if known
-                else _epsilon(r["epsilon"]),
-                "bound": f"{r['lower_bound']:.3g}" if known else "not audited",
-                "by": r["by"] if known else "",
-                "contradicted": known and bool(r["contradicted"]),
-                "ceiling": f"{r['ceiling']:.3g}" if known else "",
-                "rates": [f"{100 * v:.2g} %" if known and not pd.isna(v) else "" for v in rates],
-                "interval": _rates_words(r) if known else "",
-                "spread": f"{spread:.2f}" if known and not pd.isna(spread) else "",
-                "utility": ["–" if v is None or pd.isna(v) else short(v) for v in utility],
-            }
-        )
+        line = {
+            "row": f"{r['setup']}, ε {_epsilon(r['epsilon'])}",
+            "small": f"{r['audited_runs']}/{r['runs']} runs audited",
+            "claim": _epsilon(r["epsilon"]),
+            "bound": "not audited",
+            "utility": ["–" if v is None or pd.isna(v) else short(v) for v in utility],
+        }
+        lines.append(NOT_AUDITED | line | (_audited(r) if r["audited_runs"] else {}))
     return lines
+
+
+NOT_AUDITED = dict.fromkeys(("unit", "by", "contradicted", "ceiling", "interval", "spread"), "") | {
+    "rates": ["", ""]
+}
+
+
+def _audited(r: dict[Any, Any]) -> dict[str, Any]:
+    """What an audited line says more."""
+
+    def shown(key: str, words: str, factor: float = 1.0) -> str:
+        value = r.get(key, math.nan)
+        return "" if pd.isna(value) else words.format(factor * value)
+
+    control = f" control: {100 * r['noise_fraction']:g} % of the noise" if r["noise_fraction"] != 1 else ""
+    return {
+        "small": f"{r['audited_runs']}/{r['runs']} runs audited{control}, alpha {r['alpha']:.2g}",
+        "unit": r["unit"],
+        "claim": rounded_up(r["claim"], digits=4).replace("inf", "∞"),
+        "bound": f"{r['lower_bound']:.3g}",
+        "by": r["by"],
+        "contradicted": bool(r["contradicted"]),
+        "ceiling": f"{r['ceiling']:.3g}",
+        "rates": [shown(f"tpr_at_{level}_percent_fpr", "{:.2g} %", 100) for level in ("1", "0.1")],
+        "interval": _rates_words(r),
+        "spread": shown("median_separation", "{:.2f}"),
+    }
 
 
 def _rates_words(r: dict[Any, Any]) -> str:

@@ -26,7 +26,7 @@ from mammo_dp.rounding import rounded_up
 from mammo_dp.training import device as devices
 from mammo_dp.training.backbone import check_backbone
 from mammo_dp.training.loop import train
-from mammo_dp.training.runs import Scores, Task, head_run, network_run
+from mammo_dp.training.runs import Scores, Task, start
 from mammo_dp.training.selection import State
 from mammo_dp.training.units import training_patches, training_units, validation_rows
 
@@ -62,8 +62,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         run=_run_identity(config, inputs, output),
     )
     task = Task(config, patches, units, public, plan, randomness, device)
-    run_of = network_run if config.classifier.trains_body else head_run
-    trainer, scores = run_of(task, inputs)
+    trainer, scores = start(task, inputs)
     validate = None
     if config.recipe.select == "best_val":
         validation = validation_rows(patches, config)

@@ -170,7 +170,7 @@ class HeadTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
-        state = {
+        return {
             "plan": asdict(self.plan),
             "step": self.step_number,
             "head": self.head.state_dict(),
@@ -178,10 +178,8 @@ class HeadTrainer:
             "left": left_of(self.batches),
             "public_left": left_of(self.public_batches),
             "selection": self.selection.state_dict(),
+            **self.randomness.states(self._streams),
         }
-        if not self.randomness.secure:
-            state |= {name: stream.get_state() for name, stream in self._streams.items()}
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
@@ -189,9 +187,7 @@ class HeadTrainer:
         self.step_number = state["step"]
         self.head.load_state_dict(state["head"])
         self.inner.load_state_dict(state["optimizer"])
-        if not self.randomness.secure:
-            for name, stream in self._streams.items():
-                stream.set_state(state[name])
+        self.randomness.restore(self._streams, state)
         for batches, key in ((self.batches, "left"), (self.public_batches, "public_left")):
             if isinstance(batches, ShuffledBatches):
                 batches.left = state[key]

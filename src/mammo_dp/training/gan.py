@@ -292,7 +292,7 @@ class GanTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
-        state = {
+        return {
             "plan": asdict(self.plan),
             "step": self.step_number,
             "generator": self.generator.state_dict(),
@@ -304,10 +304,8 @@ class GanTrainer:
             "losses": self.losses,
             "certain_epochs": self.certain_epochs,
             "best": (self.best_distance, self.best_epoch),
+            **self.randomness.states(self._streams),
         }
-        if not self.randomness.secure:
-            state |= {name: getattr(self, name).get_state() for name in _STREAMS}
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
@@ -320,9 +318,11 @@ class GanTrainer:
         self.losses.copy_(state["losses"])
         self.certain_epochs = state["certain_epochs"]
         self.best_distance, self.best_epoch = state["best"]
-        if not self.randomness.secure:
-            for name in _STREAMS:
-                getattr(self, name).set_state(state[name])
+        self.randomness.restore(self._streams, state)
+
+    @property
+    def _streams(self) -> dict[str, torch.Generator]:
+        return {name: getattr(self, name) for name in _STREAMS}
 
 
 def on_real_images(logits: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -188,17 +188,15 @@ class NetworkTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only, enough to go on bit for bit; without random states if they are secure."""
-        state = {
+        return {
             "plan": asdict(self.plan),
             "step": self.step_number,
             "network": self.network.state_dict(),
             "optimizer": self.inner.state_dict(),
             "left": left_of(self.batches),
             "selection": self.selection.state_dict(),
+            **self.randomness.states(self._streams),
         }
-        if not self.randomness.secure:
-            state |= {name: stream.get_state() for name, stream in self._streams.items()}
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises UserError if its steps were taken under another plan, with other noise say."""
@@ -209,9 +207,7 @@ class NetworkTrainer:
         if isinstance(self.batches, ShuffledBatches):
             self.batches.left = state["left"]
         self.selection.load_state_dict(state["selection"])
-        if not self.randomness.secure:
-            for name, stream in self._streams.items():
-                stream.set_state(state[name])
+        self.randomness.restore(self._streams, state)
 
     @property
     def _streams(self) -> dict[str, torch.Generator]:

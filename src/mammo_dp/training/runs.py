@@ -51,6 +51,11 @@ class Task:
         return torch.from_numpy(self.patches.malignant)
 
 
+def start(task: Task, inputs: Mapping[str, Artifact]) -> tuple[HeadTrainer | NetworkTrainer, Scores]:
+    """The trainer that the configuration asks for, before its first step, and how it scores patches."""
+    return (network_run if task.config.classifier.trains_body else head_run)(task, inputs)
+
+
 def network_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[NetworkTrainer, Scores]:
     """Every parameter trains."""
     config, recipe = task.config, task.config.recipe

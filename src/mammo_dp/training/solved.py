@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from mammo_dp.models.classifier import class_difference
 from mammo_dp.privacy.clipping import clip_factors
 from mammo_dp.privacy.gradients import check_units
 from mammo_dp.privacy.units import Units
@@ -30,12 +31,6 @@ class StatisticsTrainer(HeadTrainer):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    @property
-    def _value(self) -> torch.Tensor:
-        """(d + 1,) difference of the classes' weights, and of their biases."""
-        both = torch.cat([self._layer.weight, self._layer.bias[:, None]], dim=1).detach()
-        return both[1] - both[0]
-
     def release(self) -> None:
         """Release the sums, and set the head to what follows from them."""
         with torch.no_grad():
@@ -44,17 +39,20 @@ class StatisticsTrainer(HeadTrainer):
         super().release()
         noise = noise_of_mean(self.plan, max_grad_norm=self.recipe.max_grad_norm)
         means = [-parameter.detach() for parameter in self.released]
-        value = self.statistic.solve(means, noise=noise, count=self.plan.public_count, value=self._value)
+        value = self.statistic.solve(
+            means, noise=noise, count=self.plan.public_count, value=class_difference(self._layer)
+        )
         with torch.no_grad():
             self._layer.weight.copy_(torch.stack([-value[:-1] / 2, value[:-1] / 2]))
             self._layer.bias.copy_(torch.stack([-value[-1] / 2, value[-1] / 2]))
 
     def sum_gradients(self, units: Units, chosen: torch.Tensor, *, flips: torch.Generator) -> None:
         """Set every .grad to the sum over the chosen units of the clipped mean psi of their rows."""
+        value = class_difference(self._layer)
         total = [torch.zeros_like(parameter) for parameter in self.released]
         for features, labels in self._kept_rows(units, chosen, flips):
             rows = features.shape[1]
-            inner = self.statistic.inner(features, labels, self._value)
+            inner = self.statistic.inner(features, labels, value)
             check_units(len(features), [inner])
             norms = inner.sum(dim=(1, 2)).clamp(min=0).sqrt() / rows
             factors = torch.ones_like(norms)
@@ -63,7 +61,7 @@ class StatisticsTrainer(HeadTrainer):
             factors = torch.where(norms.isfinite(), factors, 0.0) / rows
             finite = torch.where(norms.isfinite()[:, None, None], features, 0.0)
             weights = factors[:, None].expand(-1, rows).flatten()
-            sums = self.statistic.sums(finite.flatten(0, 1), labels.flatten(), weights, self._value)
+            sums = self.statistic.sums(finite.flatten(0, 1), labels.flatten(), weights, value)
             for into, added in zip(total, sums, strict=True):
                 into += added
         for parameter, gradient in zip(self.released, total, strict=True):

@@ -5,17 +5,19 @@ the head from the noisy sums alone, which is post-processing. Only inner product
 a matrix a unit is never formed. x is a feature vector, y in {-1, +1}.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mammo_dp.sections import Recipe
+from mammo_dp.training.synthesis import LEAST_SHARE, fitted_head
 
 Sums = Sequence[torch.Tensor]
 
 
-class Statistic:
+class Statistic(ABC):
     """One kind of psi.
 
     features: (units, k, d) or (rows, d); labels of 0 and 1 likewise; value: (d + 1,) head so far.
@@ -24,26 +26,26 @@ class Statistic:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
+    @abstractmethod
     def shapes(self, features: int) -> list[tuple[int, ...]]:
         """Shapes of the sums."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inner(self, features: torch.Tensor, labels: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """(units, k, k) inner products of the rows' psi within each unit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sums(
         self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, value: torch.Tensor
     ) -> Sums:
         """Sums of psi over (rows, d) features, each row times its weight."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solve(self, sums: Sums, *, noise: float, count: int, value: torch.Tensor) -> torch.Tensor:
         """(d + 1,) head: difference of the classes' weights, and of their biases.
 
         sums: noisy means over `count`, the published number of units; noise: standard deviation of their entries.
         """
-        raise NotImplementedError
 
 
 GRID = 61  # ridges that cross-validation compares
@@ -65,7 +67,7 @@ class ClassMeans(Statistic):
     def sums(
         self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, value: torch.Tensor
     ) -> Sums:
-        each = torch.stack([weights * (labels == c) for c in (0, 1)])
+        each = _by_class(weights, labels)
         return [each @ features, COUNT * each.sum(dim=1)]
 
     def solve(self, sums: Sums, *, noise: float, count: int, value: torch.Tensor) -> torch.Tensor:
@@ -75,9 +77,6 @@ class ClassMeans(Statistic):
         # each squared length is too large by that of its noise
         squared = means.square().sum(dim=1) - means.shape[1] * (noise / shares) ** 2
         return torch.cat([weight, (squared[0] - squared[1])[None]])
-
-
-LEAST_SHARE = 0.05  # of the units that a class is taken to have at least, whatever the noise says
 
 
 class LeastSquares(Statistic):
@@ -91,14 +90,14 @@ class LeastSquares(Statistic):
         return [(features + 1, features + 1), (features + 1,)]
 
     def inner(self, features: torch.Tensor, labels: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        products = (features @ features.mT + 1) / 2
+        products = _products(features)
         signs = 2.0 * labels - 1
         return products.square() + BALANCE**2 * signs[..., :, None] * signs[..., None, :] * products
 
     def sums(
         self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, value: torch.Tensor
     ) -> Sums:
-        z = with_one(features) / 2**0.5
+        z = _with_bias(features)
         return [z.T @ (weights[:, None] * z), BALANCE * (weights * (2.0 * labels - 1)) @ z]
 
     def solve(self, sums: Sums, *, noise: float, count: int, value: torch.Tensor) -> torch.Tensor:
@@ -119,7 +118,7 @@ class Newton(Statistic):
         return [(features + 1,), (features + 1, features + 1)]
 
     def inner(self, features: torch.Tensor, labels: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        products = (features @ features.mT + 1) / 2
+        products = _products(features)
         residual, curvature = self._derivatives(features, labels, value)
         first = residual[..., :, None] * residual[..., None, :] * products
         return first + CURVATURE**2 * curvature[..., :, None] * curvature[..., None, :] * products.square()
@@ -127,7 +126,7 @@ class Newton(Statistic):
     def sums(
         self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, value: torch.Tensor
     ) -> Sums:
-        z = with_one(features) / 2**0.5
+        z = _with_bias(features)
         residual, curvature = self._derivatives(features, labels, value)
         hessian = z.T @ ((weights * curvature)[:, None] * z)
         return [(weights * residual) @ z, CURVATURE * hessian]
@@ -166,14 +165,12 @@ class Moments(Statistic):
     def sums(
         self, features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, value: torch.Tensor
     ) -> Sums:
-        each = torch.stack([weights * (labels == c) for c in (0, 1)])
+        each = _by_class(weights, labels)
         second = torch.stack([features.T @ (w[:, None] * features) for w in each])
         return [second, each @ features, COUNT * each.sum(dim=1)]
 
     def solve(self, sums: Sums, *, noise: float, count: int, value: torch.Tensor) -> torch.Tensor:
         """Fit a head to features drawn from the two normal distributions."""
-        from mammo_dp.training.synthesis import fitted_head
-
         return fitted_head(sums[0], sums[1], sums[2] / COUNT, noise=noise)
 
 
@@ -185,9 +182,14 @@ SOLVERS: dict[str, type[Statistic]] = {
 }
 
 
-def with_one(features: torch.Tensor) -> torch.Tensor:
-    """(rows, d) -> (rows, d + 1), for the bias."""
-    return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+def _with_bias(features: torch.Tensor) -> torch.Tensor:
+    """z: (rows, d) -> (rows, d + 1), of length one where x is."""
+    return torch.cat([features, torch.ones_like(features[:, :1])], dim=1) / 2**0.5
+
+
+def _products(features: torch.Tensor) -> torch.Tensor:
+    """(units, k, k) inner products of the rows' z."""
+    return (features @ features.mT + 1) / 2
 
 
 def ridge(
@@ -216,6 +218,11 @@ def _gcv(values: torch.Tensor, turned: torch.Tensor, strength: float, count: int
     residual = 1 - float((turned.square() * (2 / shrunk - values / shrunk.square())).sum())
     freedom = float((values / shrunk).sum())
     return max(residual, 1e-6) / max(1 - freedom / count, 1e-3) ** 2
+
+
+def _by_class(weights: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(2, rows) weights of the rows of each class, zero elsewhere."""
+    return torch.stack([weights * (labels == c) for c in (0, 1)])
 
 
 def _same(labels: torch.Tensor) -> torch.Tensor:
