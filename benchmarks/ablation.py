@@ -42,17 +42,6 @@ ROWS = {
     "step size by the noise (dp_rule)": "recipe=dp_rule",
     "features of every stage": "recipe=dp_rule classifier.features=stages",
 }
-OTHERS = {
-    name: f"recipe={name}"
-    for name in (
-        "dp_adambc",
-        "class_means",
-        "least_squares",
-        "dp_newton",
-        "random_features",
-        "feature_synthesis",
-    )
-}
 EPSILONS, UNITS, SOURCE = ("1", "6", "60", "inf"), ("image", "patient"), "cbis_ddsm"
 
 
@@ -102,9 +91,7 @@ def main() -> None:
         print(f"\nPer {unit}\n\n| change | seeds | " + " | ".join(f"eps {e}" for e in EPSILONS) + " |")
         print("|---|---|" + "---|" * len(EPSILONS))
         before: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
-        for name, words in (ROWS | OTHERS).items():
-            if name in OTHERS:  # beside dp_gd, not one after the other
-                before = {}
+        for name, words in ROWS.items():
             found: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
             for epsilon in EPSILONS:
                 found[epsilon] = {}

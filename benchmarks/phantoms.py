@@ -16,7 +16,6 @@ from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer, predict
 from mammo_dp.training.features import CachedFeatures
-from mammo_dp.training.solved import StatisticsTrainer
 
 
 def cohort(settings: Any, index: int, patients: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,8 +44,7 @@ def auroc(
 ) -> float:
     """On the positions after the first `train`, of a head trained on those."""
     plan = make_plan(config, units=train, cache=cache)
-    trainer_of = HeadTrainer if config.recipe.solver == "descent" else StatisticsTrainer
-    trainer = trainer_of(
+    trainer = HeadTrainer(
         build_head(config.recipe, features=source.table.shape[-1], seed=seed), source, Units.of_each(range(train)),
         torch.from_numpy(labels), plan=plan, recipe=config.recipe,
         randomness=Randomness(secure=False, seed=seed, run="choice"), device=torch.device("cpu"),

@@ -16,8 +16,8 @@ SMALL_TOY = (
     "dataset.public_count.official={image:36,patient:16}", "classifier=swin_micro", "privacy.delta=0.01",
 )  # fmt: skip
 
-AS_IT_IS = Preparation(normalize=False, projection="none", size=1, seed=0)
-UNIT_LENGTH = Preparation(normalize=True, projection="none", size=1, seed=0)
+AS_IT_IS = Preparation(normalize=False)
+UNIT_LENGTH = Preparation(normalize=True)
 
 
 def shared() -> Path:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from mammo_dp import cli, graph
 from mammo_dp.pipeline import Node
+from mammo_dp.rounding import rounded_up
 from tests.conftest import config_of
 
 QUICK = ("stage=train_classifier", "recipe=dp_gd", "recipe.epochs=4")
@@ -57,8 +61,13 @@ def test_patient_level_run(small):
     assert ledger["headline"]["epsilon"] <= 2
     assert set(record["accountants"]) == {"gaussian", "rdp", "pld", "rdp_looseness"}
     assert {line.split(":")[1].strip() for line in ledger["not_protected"]} == {"metrics and predictions"}
+    assert any("risk.csv" in line for line in ledger["must_not_be_released"])
+    assert f"It is {rounded_up(record['mu'])}-GDP" in ledger["statement"]
+    assert "is a replacement, which moves the sum up to twice as far" in ledger["statement"]
+    assert "with that patient's data null, plus 0.01" in ledger["statement"]
+    assert (record["noise"], record["sensitivity_in_grid_steps"] * record["grid_step"]) == ("seeded", 0.5)
     assert "For each patient of the training set" in ledger["statement"]
-    assert "learns or guesses the seed" in ledger["statement"]
+    assert ledger["statement"].startswith("Not a release: noise comes from a seed")
     assert "patient-seed" in Node.of(config_of(*words)).folder.name
 
 
@@ -228,14 +237,15 @@ def test_releases_of_the_same_patients_add_up(small, capsys):
              "privacy.randomness=secure", "build_inputs=true")  # fmt: skip
 
     def all_bundles() -> float:
+        capsys.readouterr()
         assert small.run(*words, "stage=export", "seed=7") == cli.DONE
-        folder = Node.of(config_of(*words, "stage=export", "seed=7")).folder
-        return json.loads((folder / "metrics.json").read_text())["epsilon_of_all_bundles"]
+        said = capsys.readouterr().out
+        return float(re.search(r"together at most epsilon ([\d.]+) per patient", said)[1])
 
     (small.outputs / ".releases.jsonl").unlink(missing_ok=True)
     first = all_bundles()
-    assert first == pytest.approx(2, abs=1e-5)
-    assert all_bundles() == first  # nothing new
+    assert first == pytest.approx(2, abs=0.01)
+    assert all_bundles() == first  # nothing new, and said again of the folder as it is
     assert small.run(*words, "stage=train_classifier", "seed=7", "force=true") == cli.DONE
     second = all_bundles()
     assert 2.5 < second < 4
@@ -246,6 +256,55 @@ def test_releases_of_the_same_patients_add_up(small, capsys):
     assert small.run(*words, "stage=export", "dataset.name=renamed", "privacy.require=3") == cli.REFUSED
     assert small.run(*words, "stage=export", "privacy.delta=0.5") == cli.REFUSED
     assert "large_delta" in capsys.readouterr().err
+
+
+EXPORT = ("recipe=dp_gd", "recipe.epochs=3", "privacy.unit=patient", "privacy.epsilon=6", "privacy.randomness=secure",
+          "build_inputs=true", "stage=export", "privacy.require=6")  # fmt: skip
+
+
+def bundles(place, seeds) -> list[int]:
+    words = [*place.small, *(word for word in EXPORT if not word.startswith("privacy.require"))]
+    nodes = {seed: Node.of(config_of(*words, f"seed={seed}")) for seed in seeds}
+    return [seed for seed, node in nodes.items() if node.artifact() is not None]
+
+
+def test_a_sweep_of_exports_builds_what_the_budget_allows_and_no_more(small, capsys):
+    (small.outputs / ".releases.jsonl").unlink(missing_ok=True)
+    assert small.run("-m", *small.small, *EXPORT, "seed=42,43,44") == cli.FAILED
+    assert capsys.readouterr().err.count("privacy.require=6 refuses this bundle") == 2
+    (built,) = bundles(small, (42, 43, 44))
+    lines = (small.outputs / ".releases.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    assert (
+        small.run(*small.small, *EXPORT, f"seed={built}") == cli.DONE
+    )  # it is finished: the total of the folder
+    assert "reveal together at most epsilon 6 per patient" in capsys.readouterr().out
+    assert (small.outputs / ".releases.jsonl").read_text().splitlines() == lines
+
+
+def test_two_exports_at_once_share_one_budget(small):
+    """Two terminals: whoever takes the lock second sees the first in the register."""
+    words = (*small.small, *(word for word in EXPORT if word != "stage=export"))
+    for seed in (52, 53):
+        assert small.run(*words, "stage=train_classifier", f"seed={seed}") == cli.DONE
+    (small.outputs / ".releases.jsonl").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mammo_dp", *small.small, *EXPORT]
+    running = [
+        subprocess.Popen([*command, f"seed={seed}"], stderr=subprocess.PIPE, text=True) for seed in (52, 53)
+    ]
+    errors = [process.communicate()[1] for process in running]
+    assert len(bundles(small, (52, 53))) == 1, errors
+    assert sum("refuses this bundle" in error for error in errors) == 1
+    assert len((small.outputs / ".releases.jsonl").read_text().splitlines()) == 1
+
+
+def test_no_sentence_about_the_folder_is_stored(small):
+    words = (*small.small, *(word for word in EXPORT if not word.startswith("privacy.require")), "seed=61")
+    assert small.run(*words) == cli.DONE
+    folder = Node.of(config_of(*words)).folder
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            assert "All bundles built" not in path.read_text(), path
 
 
 def test_equal_fingerprints_mean_equal_bytes(small, synthetic):
@@ -267,4 +326,7 @@ def test_secure_noise_leaves_no_random_state_and_is_fresh(small):
     before = (folder / "head.safetensors").read_bytes()
     assert small.run(*words, "force=true") == cli.DONE
     assert (folder / "head.safetensors").read_bytes() != before
-    assert "guesses the seed" not in manifest(words)["privacy"]["ledger"]["statement"]
+    found = manifest(words)["privacy"]
+    assert "Not a release" not in found["ledger"]["statement"]
+    assert "the operating system's cryptographic generator, noise by opendp" in found["ledger"]["statement"]
+    assert found["noise"] == "opendp"

@@ -101,6 +101,7 @@ class StageResult:
         default_factory=dict
     )  # further entries of the manifest: privacy, device, ...
     most_images: int | None = None  # of a patient in training, for the ledger; private
+    assumptions: tuple[str, ...] = ()  # further ones that its guarantee rests on, known only after the run
     release: str = ""  # tells apart two runs of the same settings whose random draws differ
 
 

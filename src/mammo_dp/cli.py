@@ -184,7 +184,7 @@ def _single(words: list[str]) -> int:
         traceback.print_exc()
         _say(f"{node.name}: failed")
         return FAILED
-    _summarise(artifact)
+    _summarise(artifact, pipeline.standing(node, artifact))
     return DONE
 
 
@@ -309,7 +309,8 @@ def job_of_sweep(composed: Any) -> None:
     try:
         config = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
         node = pipeline.Node.of(config)
-        _summarise(pipeline.build(node, overrides=overrides, announce=_say))
+        artifact = pipeline.build(node, overrides=overrides, announce=_say)
+        _summarise(artifact, pipeline.standing(node, artifact))
     except UserError as error:
         _complain(error, overrides)
         raise
@@ -349,7 +350,7 @@ def _say_left(nodes: Sequence[Any], todo: Collection[Path]) -> None:
     _say(f"{len(todo)} to build, {len(wanted) - runs} of {len(wanted)} runs finished")
 
 
-def _summarise(artifact: Any) -> None:
+def _summarise(artifact: Any, standing: str = "") -> None:
     if artifact.manifest.get("summary"):
         _say(artifact.manifest["summary"])
     if artifact.manifest["stage"] in ("train_classifier", "export"):
@@ -357,6 +358,8 @@ def _summarise(artifact: Any) -> None:
 
         if words := headline(artifact):
             _say(words)
+    if standing:
+        _say(standing)
     if artifact.manifest["stage"] == "extract_patches":
         _say(f"look at: {artifact.folder / 'contact_sheet.png'} and data_card.md beside it")
     if artifact.manifest["stage"] == "report":

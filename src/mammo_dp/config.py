@@ -162,7 +162,6 @@ class Config(Section):
             (self.experiment.uses_synthetic, "the run also trains on synthetic images"),
             (not self.reads_features, "the run trains on images, not on cached features"),
             (self.classifier.trainable != "head", "more than the head trains"),
-            (recipe.solver != "descent", "its recipe solves for the head"),
             (recipe.head != "linear" or recipe.optimizer != "sgd", "its recipe is not SGD on a linear head"),
             (recipe.flips == "random", "its recipe flips at random"),
             (recipe.select == "best_val", "its recipe chooses an epoch"),
@@ -210,29 +209,20 @@ class Config(Section):
                 "recipe.normalize_features replaces the normalisation that classifier.trainable=norm_head trains; "
                 "set one of the two, recipe.normalize_features=false or classifier.trainable=head"
             )
-        if recipe.lr is None and recipe.solver == "descent" and trainable != "head":
+        if recipe.lr is None and trainable != "head":
             raise ValueError(
                 "recipe.lr=null is a rule for heads on a frozen body; set classifier.trainable=head or recipe.lr=NUMBER"
             )
-        for key, value, plain in (
-            ("recipe.projection", recipe.projection, "none"),
-            ("recipe.solver", recipe.solver, "descent"),
-            ("classifier.features", self.classifier.features, "last"),
-        ):
-            if value != plain and trainable != "head":
-                raise ValueError(
-                    f"{key}={value} is for heads on a frozen body; set classifier.trainable=head or {key}={plain}"
-                )
+        if self.classifier.features != "last" and trainable != "head":
+            raise ValueError(
+                f"classifier.features={self.classifier.features} is for heads on a frozen body; set "
+                "classifier.trainable=head or classifier.features=last"
+            )
         if self.experiment.continues_synpre and self.classifier.features != "last":
             raise ValueError(
                 "synpre trains a body whose last features its head reads; set classifier.features=last"
             )
         starts_from_synpre = self.experiment.continues_synpre and not recipe.zero_init
-        if starts_from_synpre and recipe.projection != "none":
-            raise ValueError(
-                "synpre_realft goes on from the head of synpre, which reads features as they are: set "
-                "recipe.projection=none, or recipe.zero_init=true"
-            )
         if starts_from_synpre and recipe.normalize_features != self.pretraining.normalize_features:
             raise ValueError(
                 "synpre_realft goes on from the head of synpre, which was trained on other features: set "
@@ -335,18 +325,12 @@ class Config(Section):
                 "synthetic.role=public adds gradients of the head alone; set synthetic.role=pooled, or "
                 "classifier.trainable=head"
             )
-        if self.experiment.uses_synthetic and self.synthetic.role == "public":
-            recipe = self.recipe
-            for fault, setting, plain in (
-                (recipe.solver != "descent", f"recipe.solver={recipe.solver}", "recipe.solver=descent"),
-                (recipe.optimizer == "adam_bc", "recipe.optimizer=adam_bc", "recipe.optimizer=sgd or adamw"),
-                (recipe.lr is None, "recipe.lr=null", "recipe.lr=NUMBER"),
-            ):
-                if fault:
-                    raise ValueError(
-                        f"{setting} does not know of public gradients, which synthetic.role=public mixes in; set "
-                        f"synthetic.role=pooled, or {plain}"
-                    )
+        mixes = self.experiment.uses_synthetic and self.synthetic.role == "public"
+        if mixes and self.recipe.lr is None:
+            raise ValueError(
+                "recipe.lr=null does not know of public gradients, which synthetic.role=public mixes in; set "
+                "synthetic.role=pooled, or recipe.lr=NUMBER"
+            )
         if self.public_count is None and self.stage in OF_A_CLASSIFIER:
             raise ValueError(
                 f"a private run needs the published number of training {privacy.unit}s: set "

@@ -125,11 +125,14 @@ class Node:
             for event in self.stage.events(self.config, self.store.cache)
         ]
         events += events_of(a.manifest["privacy"]["ledger"] for a in self.collected.values())
-        assumptions = [line for step in steps for line in step.stage.assumptions(step.config)]
+        claimed, delta = self.stage.claim(self.config).unit, self.stage.claim(self.config).delta
+        if not any(event.mechanism for event in events):  # nothing is claimed, so nothing to read at them
+            claimed, delta = "image", 0.0
+        assumptions = [line for step in steps for line in step._assumptions(own=step is self)]
         return Ledger(
             tuple(dict.fromkeys(events)),
-            claimed=self.config.privacy.unit,
-            delta=self.config.privacy.delta,
+            claimed=claimed,
+            delta=delta,
             cache=self.store.cache,
             most_images=most_images,
             assumptions=tuple(dict.fromkeys(assumptions)),
@@ -145,6 +148,13 @@ class Node:
             return
         for event in self.stage.events(self.config, self.store.cache):
             yield replace(event, artifact=self.folder.name)
+
+    def _assumptions(self, *, own: bool) -> list[str]:
+        """As recorded if it is a finished input, else as its configuration says."""
+        found = None if own else self.artifact()
+        if found is not None:
+            return found.manifest["privacy"]["ledger"]["assumptions"]
+        return list(self.stage.assumptions(self.config))
 
     def words(self, overrides: list[str], *, short: bool = False) -> list[str]:
         """The overrides that make this node, from those that make one which reads it; `short` for a person.
@@ -221,6 +231,13 @@ def check(nodes: list[Node]) -> None:
             module.check(node.config)
         if hasattr(module, "check_ledger"):
             module.check_ledger(node.config, node.ledger())
+
+
+def standing(node: Node, artifact: Artifact) -> str:
+    """What a stage says of the whole folder of artifacts whenever a finished artifact is named; it is never stored."""
+    if not node.stage.has_standing:
+        return ""
+    return importlib.import_module(node.stage.module).standing(node.config, artifact)
 
 
 def check_required(node: Node) -> None:
@@ -332,6 +349,7 @@ def _ledger_record(node: Node, result: StageResult) -> dict[str, Any]:
     from mammo_dp.privacy.statement import statement
 
     ledger = node.ledger(most_images=result.most_images, release=result.release)
+    ledger = replace(ledger, assumptions=tuple(dict.fromkeys([*ledger.assumptions, *result.assumptions])))
     return {**ledger.to_dict(), "statement": statement(ledger)}
 
 

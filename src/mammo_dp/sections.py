@@ -147,18 +147,11 @@ class Recipe(Section):
     """How the head is trained."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    # how the head comes about: step by step, or from noisy sums that it follows from (training/statistics.py)
-    solver: Literal["descent", "class_means", "least_squares", "newton", "synthesis"]
-    # a fixed public random map of the feature vectors, again of unit length after it; relu: random features (Rahimi,
-    # Recht 2008)
-    projection: Literal["none", "gaussian", "relu"]
-    projection_size: int = Field(gt=0)  # length of what it gives
-    projection_seed: int = Field(ge=0)
     head: Literal["linear", "mlp"]
     hidden: int | None = Field(ge=1)  # units of the mlp; None: half the features
     zero_init: bool  # linear head only
     normalize_features: bool  # layer norm without parameters, then unit L2 norm, per feature vector
-    optimizer: Literal["adamw", "sgd", "adam_bc"]
+    optimizer: Literal["adamw", "sgd"]
     # None: as large as the noise allows (training/optimizers.py, learning_rate)
     lr: float | None = Field(gt=0, le=1e6)
     momentum: float = Field(ge=0, lt=1)  # sgd only
@@ -181,43 +174,11 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _solvers_take_whole_sums(self) -> "Recipe":
-        if self.solver == "descent":
-            return self
-        wanted: dict[str, tuple[Any, ...]] = {
-            "head": ("linear",),
-            "batch_size": (None,),
-            "select": ("last", "average"),
-        }
-        if self.solver != "newton":
-            wanted |= {"epochs": (1,), "select": ("last",)}
-        for key, allowed in wanted.items():
-            if getattr(self, key) not in allowed:
-                shown = "null" if allowed[0] is None else allowed[0]
-                raise ValueError(f"recipe.solver={self.solver} needs recipe.{key}={shown}")
-        if self.label_smoothing:
-            raise ValueError(
-                f"recipe.solver={self.solver} has no smoothed labels; set recipe.label_smoothing=0"
-            )
-        if not self.has_unit_length:
-            raise ValueError(
-                f"recipe.solver={self.solver} needs feature vectors of unit length; set recipe.normalize_features=true"
-            )
-        return self
-
-    @property
-    def has_unit_length(self) -> bool:
-        """Whether feature vectors have length one when they reach the head."""
-        return self.normalize_features or self.projection != "none"
-
-    @model_validator(mode="after")
     def _the_rule_of_lr_is_of_descent(self) -> "Recipe":
-        fits = (self.optimizer, self.batch_size, self.head) == (
-            "sgd",
-            None,
-            "linear",
-        ) and self.has_unit_length
-        if self.lr is None and self.solver == "descent" and not fits:
+        fits = (self.optimizer, self.batch_size, self.head, self.normalize_features) == (
+            "sgd", None, "linear", True,
+        )  # fmt: skip
+        if self.lr is None and not fits:
             raise ValueError(
                 "recipe.lr=null is a rule for full steps of SGD on a linear head and features of unit length; give "
                 "recipe.lr a number"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mammo_dp.audit.bounds import fitted_mu, noise_ratio
-from mammo_dp.audit.canaries import LENGTH, Canaries
+from mammo_dp.audit.canaries import Canaries, with_room
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.planning import Plan
@@ -28,7 +28,7 @@ def attacked(claimed: Mechanism, *, noise: float = 1.0, public: bool = False, se
     trainer = HeadTrainer(
         build_head(recipe, features=FEATURES, seed=0),
         CachedFeatures(torch.randn(IMAGES, 4, FEATURES, generator=g), prepare=UNIT_LENGTH),
-        Units.of_each(range(IMAGES)),
+        with_room(Units.of_each(range(IMAGES)), COUNT),
         torch.randint(2, (IMAGES,), generator=g),
         plan=Plan(claimed.steps, 1, given, first_eligible_step=0, public_count=IMAGES),
         recipe=recipe,
@@ -36,15 +36,15 @@ def attacked(claimed: Mechanism, *, noise: float = 1.0, public: bool = False, se
         device=torch.device("cpu"),
         public=PublicSet(Units.of_each(range(4)), 1.0) if public else None,
     )
-    canaries = Canaries(trainer, claimed, count=COUNT, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    canaries = Canaries(trainer, claimed, count=COUNT, clip=recipe.max_grad_norm, generator=generator)
     for _ in range(claimed.steps):
         trainer.step()
     return canaries
 
 
 def parts(canaries: Canaries) -> tuple[np.ndarray, np.ndarray]:
-    result = canaries.result
-    return result.scores[result.members].numpy(), result.scores[~result.members].numpy()
+    return canaries.total[canaries.coins].numpy(), canaries.total[~canaries.coins].numpy()
 
 
 @pytest.mark.parametrize("claimed", [FULL, REPLACE])
@@ -70,9 +70,10 @@ def test_scores_of_poisson_samples_are_log_likelihood_ratios():
 @pytest.mark.parametrize("claimed", [FULL, POISSON, REPLACE])
 @pytest.mark.parametrize("fraction", [1.0, 0.8])
 def test_noise_is_measured(claimed, fraction):
-    result = attacked(claimed, noise=fraction).result
-    value, low, high = noise_ratio(result.noise_squares, result.noise_draws, alpha=0.01)
-    assert result.noise_draws == COUNT * claimed.steps
+    residuals = attacked(claimed, noise=fraction).residuals
+    draws = residuals.size * residuals.count
+    value, low, high = noise_ratio(residuals.total_squares, draws, alpha=0.01)
+    assert draws == 2 * (FEATURES + 1) * claimed.steps  # of every coordinate, not of the canaries' alone
     assert low < fraction < high
     assert value == pytest.approx(fraction, rel=0.03)
 
@@ -82,20 +83,27 @@ def test_less_noise_than_claimed_separates_more():
     assert mu[0] < FULL.mu < 3 * FULL.mu < mu[1]
 
 
-def test_without_clipping_a_canary_shows(monkeypatch):
-    """Negative control: the canary is LENGTH times C long, and only clipping hides that."""
+def test_canaries_pass_the_trainers_own_clipping(monkeypatch):
+    """Negative control: the canary is 100 C long, and only the sum's clipping hides that."""
     monkeypatch.setattr(
-        "mammo_dp.audit.canaries.clip_factors", lambda norms, max_norm: torch.ones_like(norms)
+        "mammo_dp.privacy.mechanism.factors_within", lambda norms, masses, clip: clip / clip * norms / norms
     )
-    assert fitted_mu(*parts(attacked(FULL)), alpha=0.05) > LENGTH / 2 * FULL.mu
+    monkeypatch.setattr("mammo_dp.privacy.mechanism.GridSum.add_rounded", unguarded)
+    assert fitted_mu(*parts(attacked(FULL)), alpha=0.05) > 50 * FULL.mu
 
 
-def test_the_trainer_gets_its_own_units_alone():
+def unguarded(total, rounded, *, finite):
+    for number, part in rounded.items():
+        added = part.sum(finite.double())
+        total._added[number] = total._added[number] + added if number in total._added else added
+    return torch.zeros(len(finite))
+
+
+def test_the_trainers_own_sampler_draws_them():
     canaries = attacked(POISSON)
-    drawn = torch.cat([canaries.next() for _ in range(50)])
-    assert drawn.max() < IMAGES
-    assert len(drawn) / 50 == pytest.approx(IMAGES / 4, rel=0.3)
-    with_canary = torch.cat([(canaries.next(), canaries.drawn)[1] for _ in range(50)])
-    present = int(canaries.coins.sum())
-    assert set(with_canary.tolist()) <= set(canaries.present.tolist())
-    assert len(with_canary) / 50 == pytest.approx(present / 4, rel=0.1)
+    turns = canaries.residuals.turns
+    assert len(turns) == IMAGES + COUNT
+    for part in (turns[:IMAGES], turns[IMAGES:]):
+        assert float(part.mean()) / POISSON.steps == pytest.approx(
+            0.25, abs=4 * (0.19 / 20 / len(part)) ** 0.5
+        )

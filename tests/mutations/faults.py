@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 GRADIENTS, SENSITIVITY = "tests/privacy/test_gradients.py", "tests/privacy/test_sensitivity.py"
-OPTIMIZER, SAMPLING = "tests/privacy/test_optimizer.py", "tests/privacy/test_sampling.py"
+MECHANISM, SAMPLING = "tests/privacy/test_mechanism.py", "tests/privacy/test_sampling.py"
+NOISE, LOW_BITS = (
+    "tests/privacy/test_noise.py",
+    "tests/privacy/test_low_bits.py::test_no_world_without_a_patient_is_impossible[dp_gd-6.0-default]",
+)
+INDIVIDUAL = "tests/privacy/test_individual.py"
 TRAINING, GUARDS = "tests/training/test_classifier.py", "tests/privacy/test_guards.py"
 NETWORK = "tests/privacy/test_network_gradients.py"
 LEDGER, UNITS = "tests/privacy/test_ledger.py", "tests/privacy/test_units.py"
@@ -21,25 +26,112 @@ class Fault:
 
 
 FAULTS = (
+    # --- the mechanism ---
     Fault(
-        "half the noise", "privacy.optimizer",
-        "noise_multiplier=mechanism.noise_multiplier,", "noise_multiplier=mechanism.noise_multiplier / 2,",
-        (OPTIMIZER, "tests/privacy/test_canary.py"),
+        "half the noise", "privacy.mechanism",
+        "        scale = noise_scale(noise_multiplier, self.clip)",
+        "        scale = noise_scale(noise_multiplier / 2, self.clip)",
+        (MECHANISM, "tests/privacy/test_canary.py"),
     ),
     Fault(
-        "clipping off", "privacy.gradients",
-        "if max_grad_norm is not None:", "if max_grad_norm is None:",
-        (GRADIENTS, SENSITIVITY),
+        "the smoothing left out", "privacy.mechanism",
+        "math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING)",
+        "noise_multiplier * clip / grid_step(clip) * (1 - 1e-13)",
+        (MECHANISM,),
     ),
     Fault(
-        "clipping per batch", "privacy.clipping",
-        "(max_norm / norms.clamp(min=1e-12)).clamp(max=1.0)",
-        "(max_norm / norms.norm().clamp(min=1e-12)).clamp(max=1.0).expand_as(norms)",
-        (GRADIENTS, SENSITIVITY, NETWORK),
+        "a grid that depends on more than powers of two", "privacy.mechanism",
+        "2.0 ** (math.ceil(math.log2(clip)) - GRID_BITS)", "clip * 2.0**-GRID_BITS * 1.001",
+        (MECHANISM,),
     ),
+    Fault(
+        "rounding after the sum", "privacy.mechanism",
+        "return RoundedDense(scaled.round_(), ", "return RoundedDense(scaled, ",
+        (MECHANISM,),
+    ),
+    Fault(
+        "products off the grid", "privacy.mechanism",
+        "return RoundedOuter(scaled.round_(), self.inputs)", "return RoundedOuter(scaled, self.inputs)",
+        (MECHANISM,),
+    ),
+    Fault(
+        "float32 sums and noise", "privacy.mechanism",
+        "[noise.added(block, scale) for block in self.blocks]",
+        "[(b.float() + noise.added(torch.zeros_like(b), scale).float()).long() for b in self.blocks]",
+        (LOW_BITS,),
+    ),
+    Fault(
+        "clipping off", "privacy.mechanism",
+        "SHORTENED * clip / norms.clamp(min=1e-300)", "1e9 * clip / norms.clamp(min=1e-300)",
+        (MECHANISM, SENSITIVITY),
+    ),
+    Fault(
+        "the last guard off", "privacy.mechanism",
+        "kept = finite & (squared <= 1)", "kept = finite",
+        (MECHANISM,),
+    ),
+    Fault(
+        "clipping per batch", "privacy.mechanism",
+        "    return torch.nan_to_num(factors.clamp(max=1.0), nan=0.0) * norms.isfinite()",
+        "    return torch.full_like(norms, float(torch.nan_to_num(factors).clamp(max=1.0).max()))",
+        (MECHANISM, SENSITIVITY),
+    ),
+    Fault(
+        "the norm of a product without its inputs' grid", "privacy.mechanism",
+        "return _squared(self.gradients, self.inputs.products) * 4.0**INPUT_BITS",
+        "return _squared(self.gradients, self.inputs.products) * 2.0**INPUT_BITS",
+        (MECHANISM,),
+    ),
+    Fault(
+        "noise reused", "privacy.noise",
+        "    half = (count + 1) // 2", "    generator.manual_seed(0)\n    half = (count + 1) // 2",
+        (NOISE, MECHANISM),
+    ),
+    Fault(
+        "the Mersenne Twister under secure noise", "privacy.sampling",
+        "return SecureNoise(coordinates) if self.secure else SeededNoise(generator)", "return SeededNoise(generator)",
+        (NOISE, f"{TRAINING}::test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise"),
+    ),
+    Fault(
+        "the Mersenne Twister under secure batches", "privacy.sampling",
+        "SecurePoissonBatches(units, rate) if secure else PoissonBatches", "PoissonBatches",
+        (SAMPLING, f"{TRAINING}::test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise"),
+    ),
+    Fault(
+        "zero twice as likely", "privacy.noise",
+        "kept = ~(negative & (size == 0))", "kept = size >= 0",
+        (NOISE,),
+    ),
+    Fault(
+        "a proposal that is always accepted", "privacy.noise",
+        "    below = uniform < probability", "    below = uniform < np.sqrt(probability)",
+        (NOISE,),
+    ),
+    Fault(
+        "a rate rounded up to one", "privacy.sampling",
+        "np.uint64(int(self.sample_rate * 2**64))", "np.uint64(int((self.sample_rate * 1.3) * 2**64))",
+        (SAMPLING,),
+    ),
+    Fault(
+        "individual accounts rounded down", "privacy.individual",
+        "(squared.sqrt() * LEVELS).ceil()", "(squared.sqrt() * LEVELS / 2).ceil()",
+        (INDIVIDUAL,),
+    ),
+    Fault(
+        "undrawn steps forgotten in individual accounts", "privacy.individual",
+        "(m.steps - draws.sum(axis=1))[:, None] * table[-1]", "0 * table[-1]",
+        (INDIVIDUAL,),
+    ),
+    Fault(
+        "features centred on the batch", "privacy.gradients",
+        "return (self.values @ on_grid) * self.scales",
+        "return ((self.values - self.values.mean(0)) @ on_grid) * self.scales",
+        (GRADIENTS,),
+    ),
+    # --- what is summed ---
     Fault(
         "noise skipped on an empty batch", "training.classifier",
-        "        self.optimizer.step()\n", "        (self.optimizer if len(chosen) else self.inner).step()\n",
+        "            self.optimizer.step(total)\n", "            len(chosen) and self.optimizer.step(total)\n",
         (f"{TRAINING}::test_an_empty_batch_is_a_noisy_step",),
     ),
     Fault(
@@ -116,34 +208,13 @@ FAULTS = (
         ("tests/privacy/test_loss_distribution.py::test_group_of_a_full_batch_is_k_mu",),
     ),
     Fault(
-        "scale and shift left out of the norm", "privacy.gradients",
-        "return self.scale.square().sum(dim=1) + self.shift.square().sum(dim=1)", "return 0 * self.shift.sum(dim=1)",
-        (GRADIENTS,),
-    ),
-    Fault(
-        "no clipping of a whole network's gradients", "privacy.network_gradients",
-        "clip_factors(norms, max_grad_norm) / counts", "torch.ones_like(norms) / counts",
-        (NETWORK,),
-    ),
-    Fault(
         "whole networks go without the check of units", "privacy.network_gradients",
         "check_units(len(targets), gradients)", "pass",
         (NETWORK,),
     ),
     Fault(
-        "sums to solve from without clipping", "training.solved",
-        "factors = clip_factors(norms, self.recipe.max_grad_norm)", "factors = torch.ones_like(norms)",
-        (SENSITIVITY,),
-    ),
-    Fault(
-        "a solver that forgets its flips are one unit", "training.solved",
-        "norms = inner.sum(dim=(1, 2)).clamp(min=0).sqrt() / rows",
-        "norms = inner.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=0).sqrt() / rows",
-        (SENSITIVITY,),
-    ),
-    Fault(
         "a discriminator without noise", "training.gan",
-        "self.private.step()", "self._add_generated(); self.discriminator_adam.step()",
+        "self.private.step(self.private_sum(chosen))", "self._add_generated(); self.discriminator_adam.step()",
         ("tests/training/test_gan.py::test_an_empty_batch_is_a_noisy_step",),
     ),
     Fault(

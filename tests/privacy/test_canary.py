@@ -15,7 +15,8 @@ from mammo_dp.files import Cache
 from mammo_dp.privacy.accounting import calibrate
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon
-from mammo_dp.privacy.optimizer import private_optimizer
+from mammo_dp.privacy.mechanism import GridSum, PrivateOptimizer, grid_step
+from mammo_dp.privacy.noise import SeededNoise
 from mammo_dp.privacy.sampling import seeded_generator
 
 HEADS, STEPS, DELTA, C = 500, 100, 1e-4, 0.5
@@ -29,6 +30,25 @@ def clipped_sums(weights: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tor
     return (residual * (C / norms.clamp(min=1e-12)).clamp(max=1)) @ x
 
 
+class Given:
+    """A whole sum in place of one contribution."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def squared_norms(self) -> torch.Tensor:
+        return torch.zeros(1, dtype=torch.float64)
+
+    def sum(self, kept: torch.Tensor) -> torch.Tensor:
+        return (self.values.double() / grid_step(C)).round().long()
+
+
+def sum_of(values: torch.Tensor) -> GridSum:
+    total = GridSum([tuple(values.shape)], clip=C)
+    total.add_rounded({0: Given(values)}, finite=torch.tensor([True]))
+    return total
+
+
 def scores(mechanism: Mechanism) -> tuple[torch.Tensor, torch.Tensor]:
     """What the attacker adds up over all steps, in units of C, for heads without the canary and with it."""
     g = torch.Generator().manual_seed(0)
@@ -36,19 +56,17 @@ def scores(mechanism: Mechanism) -> tuple[torch.Tensor, torch.Tensor]:
     direction = torch.nn.functional.normalize(torch.ones(FEATURES), dim=0)
     has_canary = torch.arange(2 * HEADS) >= HEADS
     weights = torch.nn.Parameter(torch.zeros(2 * HEADS, FEATURES))
-    optimizer = private_optimizer(
-        torch.optim.SGD([weights], lr=1.0), mechanism,
-        max_grad_norm=C, public_count=IMAGES, noise=seeded_generator(0, "canary", "noise"),
+    optimizer = PrivateOptimizer(
+        torch.optim.SGD([weights], lr=1.0), [weights], noise_multiplier=mechanism.noise_multiplier,
+        divisor=IMAGES, noise=SeededNoise(seeded_generator(0, "canary", "noise")),
     )  # fmt: skip
     total = torch.zeros(2 * HEADS)
     for _ in range(mechanism.steps):
         known = clipped_sums(weights.detach(), x, y)
-        weights.grad = known + C * has_canary[:, None] * direction
         before = weights.detach().clone()
-        optimizer.step()
+        optimizer.step(sum_of(known + C * has_canary[:, None] * direction))
         seen = (before - weights.detach()) * IMAGES
         total += (seen - known) @ direction / C
-        optimizer.zero_grad(set_to_none=True)
     return total[~has_canary], total[has_canary]
 
 

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from mammo_dp.layers import Affine
-from mammo_dp.privacy.gradients import gradient_sum
+from mammo_dp.privacy.gradients import TwoClassRows, block_shapes, contributions, gradient_sum, sigmoid
+from mammo_dp.privacy.mechanism import GridSum
 
 KINDS = ["linear", "mlp", "affine", "affine mlp"]  # affine: the body's last scale and shift train too
 
@@ -123,10 +124,60 @@ def test_layers_without_a_closed_form_are_refused():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_unit_without_a_finite_gradient_counts_as_null(bad):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_unit_without_a_finite_gradient_counts_as_null(kind, bad):
     """One NaN would show in every weight that is released."""
-    head, (features, labels) = make_head("mlp"), batch(5, 4)
+    head, (features, labels) = make_head(kind), batch(5, 4)
     kept = [0, 1, 3, 4]
-    expected = summed(head, features[kept], labels[kept], max_grad_norm=1.0)
     features[2, 1, 3] = bad
-    torch.testing.assert_close(summed(head, features, labels, max_grad_norm=1.0), expected)
+    spoilt, rest = on_grid(head, features, labels), on_grid(head, features[kept], labels[kept])
+    assert all(torch.equal(a, b) for a, b in zip(spoilt.blocks, rest.blocks, strict=True))
+
+
+def on_grid(head: nn.Sequential, features: torch.Tensor, labels: torch.Tensor) -> GridSum:
+    total = GridSum(block_shapes(head), clip=1.0)
+    for one in range(len(features)):
+        total.add(contributions(head, features[[one]], labels[[one]]))
+    return total
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_private_sums_are_those_of_float32_on_the_grid(kind, rows):
+    head, (features, labels) = make_head(kind), batch(30, rows)
+    expected = summed(head, features, labels, max_grad_norm=1.0)
+    total = on_grid(head, features, labels)
+    found = [part.flatten() for block in total.blocks for part in (block[:, :-1], block[:, -1])]
+    difference = torch.cat(found).double() * total.step - expected
+    assert difference.norm() <= 30 * 2e-4  # of C for each unit
+
+
+def test_the_rows_of_a_linear_head_give_the_same_contributions():
+    """Exact logits and one column for both classes, against the general way and in any order."""
+    head, (features, labels) = make_head("linear"), batch(30, 4)
+    numbers = torch.arange(30)
+    expected = on_grid(head, features, labels)
+    for order in (numbers, numbers.flip(0), numbers[7:]):
+        sizes = order[: len(order) // 2], order[len(order) // 2 :]
+        rows = TwoClassRows(
+            [(part, features[part], labels[part]) for part in sizes if len(part)], smoothing=0.0
+        )
+        total = GridSum(block_shapes(head), clip=1.0)
+        squared = rows.add_to(total, head[0])
+        assert rows.numbers.tolist() == order.tolist()
+        assert (squared <= 1).all()
+        if len(order) == 30:
+            difference = (total.blocks[0] - expected.blocks[0]).double() * total.step
+            assert difference.norm() < 30 * 2e-4
+            first = total.blocks[0]
+    missing = GridSum(block_shapes(head), clip=1.0)
+    TwoClassRows([(numbers[:7], features[:7], labels[:7])], smoothing=0.0).add_to(missing, head[0])
+    assert torch.equal(first, total.blocks[0] + missing.blocks[0])  # exactly additive
+
+
+def test_a_sigmoid_does_not_depend_on_where_a_value_stands():
+    values = torch.randn(70_001, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
+    whole = sigmoid(values)
+    torch.testing.assert_close(whole, torch.sigmoid(values), rtol=1e-15, atol=0)
+    for first in (1, 3, 64, 32_767, 69_990):
+        assert torch.equal(sigmoid(values[first:]), whole[first:])

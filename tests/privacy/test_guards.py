@@ -7,7 +7,9 @@ from opacus.grad_sample import GradSampleModule
 from torch import nn
 
 from mammo_dp.models.classifier import build_body
-from mammo_dp.privacy.gradients import check_units, gradient_sum
+from mammo_dp.privacy import gradients
+from mammo_dp.privacy.gradients import check_units, contributions, gradient_sum
+from mammo_dp.privacy.mechanism import Inputs
 from mammo_dp.training.features import encoder
 from tests.conftest import config_of
 
@@ -31,8 +33,6 @@ def test_windows_of_swin_are_not_images():
 
 def test_the_guard_is_on_in_every_sum(monkeypatch):
     """A layer that folds rows into the batch is caught, whatever it returns."""
-    from mammo_dp.privacy import gradients
-
     original = gradients._LinearGradient.of
 
     def folded(a, g):
@@ -42,6 +42,19 @@ def test_the_guard_is_on_in_every_sum(monkeypatch):
     head = nn.Sequential(nn.Linear(5, 2))
     with pytest.raises(ValueError, match="12 per-unit gradients for 3 units"):
         gradient_sum(head, torch.randn(3, 4, 5), torch.zeros(3, 4, dtype=torch.int64), max_grad_norm=1.0)
+
+
+def test_the_guard_is_on_in_every_private_sum(monkeypatch):
+    original = Inputs.of
+    monkeypatch.setattr(
+        gradients.Inputs, "of", staticmethod(lambda rows: original(rows.flatten(0, 1)[:, None]))
+    )
+    monkeypatch.setattr(
+        gradients.Outer, "squared_norms", lambda outer: outer.inputs.values.flatten(1).square().sum(dim=1)
+    )
+    head = nn.Sequential(nn.Linear(5, 2))
+    with pytest.raises(ValueError, match="12 per-unit gradients for 3 units"):
+        contributions(head, torch.randn(3, 4, 5), torch.zeros(3, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False), nn.InstanceNorm1d(4)])

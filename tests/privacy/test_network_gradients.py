@@ -9,11 +9,13 @@ from torch.nn import functional
 
 from mammo_dp.models.mcgan import build_gan
 from mammo_dp.privacy import network_gradients
+from mammo_dp.privacy.mechanism import Dense, GridSum
 from mammo_dp.privacy.network_gradients import (
     check_no_batch_statistics,
+    clipped_sum,
     image_gradients,
     images_at_once,
-    unit_gradient_sum,
+    unit_gradients,
 )
 from tests.conftest import config_of
 
@@ -51,15 +53,22 @@ def by_hand(network, inputs, target, sizes, max_grad_norm):
 
 @pytest.mark.parametrize("injection", ["embedding", "auxiliary"])
 @pytest.mark.parametrize("norm", ["instance", "group"])
-@pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_equals_a_loop_over_units(norm, injection, at_once):
+@pytest.mark.parametrize(("at_once", "alone"), [(1, False), (2, False), (100, False), (2, True)])
+def test_equals_a_loop_over_units(norm, injection, at_once, alone):
     network, inputs, target, sizes = problem(norm=norm, injection=injection)
     _, norms = by_hand(network, inputs, target, sizes, 1.0)
     middle = sorted(norms)[1]  # some units are clipped and some are not
     expected, _ = by_hand(network, inputs, target, sizes, middle)
-    found = unit_gradient_sum(network, loss, inputs, target, sizes, max_grad_norm=middle, at_once=at_once)
+    found = unit_gradient_sum(
+        network, loss, inputs, target, sizes, max_grad_norm=middle, at_once=at_once, alone=alone
+    )
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def unit_gradient_sum(network, loss, inputs, targets, sizes, *, max_grad_norm, at_once, alone=False):
+    means = unit_gradients(network, loss, inputs, targets, sizes, at_once=at_once, alone=alone)
+    return clipped_sum(network, means, max_grad_norm=max_grad_norm)
 
 
 def total_norm(gradients):
@@ -84,27 +93,20 @@ def test_one_unit_moves_the_sum_by_at_most_the_norm():
     assert moved > 1.5 * c
 
 
-def test_no_unit_gives_zeros_and_a_unit_that_is_not_finite_counts_as_null():
+def test_no_unit_gives_nothing_and_a_unit_that_is_not_finite_counts_as_null():
     network, inputs, target, sizes = problem()
-    empty = tuple(x[:0] for x in inputs)
-    nothing = torch.empty(0, dtype=torch.int64)
-    found = unit_gradient_sum(network, loss, empty, target[:0], nothing, max_grad_norm=1.0, at_once=4)
-    assert total_norm(found) == 0
+    empty, nothing = tuple(x[:0] for x in inputs), torch.empty(0, dtype=torch.int64)
+    assert list(unit_gradients(network, loss, empty, target[:0], nothing, at_once=4)) == []
     spoilt = (inputs[0].clone(), inputs[1])
     spoilt[0][1] = float("nan")  # in the second unit, of images 1 to 3
-    found = unit_gradient_sum(network, loss, spoilt, target, sizes, max_grad_norm=1.0, at_once=100)
     kept = [0, 4, 5]
-    expected = unit_gradient_sum(
-        network,
-        loss,
-        tuple(x[kept] for x in inputs),
-        target[kept],
-        sizes[[0, 2]],
-        max_grad_norm=1.0,
-        at_once=100,
-    )
-    for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    sums = []
+    for x, t, s in ((spoilt, target, sizes), (tuple(x[kept] for x in inputs), target[kept], sizes[[0, 2]])):
+        total = GridSum([tuple(p.shape) for p in network.parameters()], clip=1.0)
+        for means in unit_gradients(network, loss, x, t, s, at_once=100, alone=True):
+            total.add({number: Dense(mean) for number, mean in enumerate(means)})
+        sums.append(total.blocks)
+    assert all(torch.equal(a, b) for a, b in zip(*sums, strict=True))
 
 
 def test_a_wrong_batch_dimension_is_caught(monkeypatch):

@@ -1,12 +1,15 @@
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 
+from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.sampling import (
     HEADER,
     WORDS,
     PoissonBatches,
     ShuffledBatches,
+    batches_of,
     secure_generator,
     seeded_generator,
 )
@@ -83,3 +86,19 @@ def test_filled_generators_draw_standard_normal_numbers(make):
 def test_secure_generators_differ():
     draws = [torch.rand(1, generator=secure_generator()).item() for _ in range(4)]
     assert len(set(draws)) == 4
+
+
+def test_secure_batches_come_from_the_operating_system(monkeypatch):
+    """Inclusion at the rate, patients independent, and no seeded generator is asked."""
+    monkeypatch.setattr(torch, "rand", None)
+    monkeypatch.setattr(np.random, "default_rng", None)
+    mechanism = Mechanism(0.2, 1.0, 10)
+    batches = batches_of(500, mechanism, 100, torch.Generator(), secure=True)
+    drawn = torch.stack([torch.zeros(500).index_fill_(0, batches.next(), 1.0) for _ in range(400)])
+    assert float(drawn.mean()) == pytest.approx(0.2, abs=4 * (0.16 / 200_000) ** 0.5)
+    sizes = drawn.sum(dim=1)
+    assert 0.6 < float(sizes.var()) / (500 * 0.16) < 1.5
+    assert abs(float(torch.corrcoef(drawn.T[:2])[0, 1])) < 0.25
+    assert batches_of(
+        500, Mechanism(1.0, 1.0, 10), None, torch.Generator(), secure=True
+    ).next().tolist() == list(range(500))

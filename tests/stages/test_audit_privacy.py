@@ -4,10 +4,10 @@ import json
 
 import pandas as pd
 import pytest
-import torch
 
 from mammo_dp import cli
 from mammo_dp.pipeline import Node
+from mammo_dp.privacy.units import Units
 from mammo_dp.stages import audit_privacy
 from tests.conftest import config_of
 
@@ -23,7 +23,7 @@ def audited(small, *words: str) -> tuple[dict, pd.DataFrame]:
     assert small.run(*words) == cli.DONE
     artifact = Node.of(config_of(*words)).artifact()
     assert artifact is not None
-    return artifact.read_json("metrics.json"), pd.read_csv(artifact.path("risk.csv"), dtype={"record": str})
+    return artifact.read_json("metrics.json"), pd.read_csv(artifact.path("attack.csv"), dtype={"record": str})
 
 
 def test_members_of_a_run_without_privacy_are_found(small):
@@ -47,6 +47,14 @@ def test_a_private_run_stays_below_its_claim(small):
     assert found["noise_over_claim"]["low"] < 1 < found["noise_over_claim"]["high"]
     assert found["runs"] == 5  # 600 canaries, 130 parameters
     assert found["one_run"]["epsilon"] < found["one_run"]["claim"]
+    assert (
+        0.95
+        < found["mu"]["low"] / found["mu"]["claimed"]
+        < found["mu"]["high"] / found["mu"]["claimed"]
+        < 1.05
+    )
+    assert all(check["passed"] for check in metrics["checks"].values())
+    assert metrics["checks"]["released_weights"]["noise_over_claim"] == pytest.approx(1, abs=0.35)
 
 
 def test_a_quarter_of_the_noise_contradicts_the_claim(small, capsys):
@@ -55,28 +63,33 @@ def test_a_quarter_of_the_noise_contradicts_the_claim(small, capsys):
     assert "THE CLAIM IS CONTRADICTED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("recipe", "module"),
-    [("dp_gd", "mammo_dp.privacy.gradients"), ("class_means", "mammo_dp.training.solved")],
-)
-def test_a_trainer_that_does_not_clip_is_found(small, monkeypatch, capsys, recipe, module):
-    """Canaries bring their own length, so the length of real units is measured beside them."""
-    once = ("recipe.epochs=1",) if recipe == "class_means" else ("recipe.epochs=20",)
+def test_a_trainer_that_clips_images_is_found_at_patient_level(small, monkeypatch, capsys):
+    """The stage's own audit, on the trainer that it starts."""
     words = (
         *small.small,
         *AUDIT,
-        f"recipe={recipe}",
-        *once,
-        "recipe.max_grad_norm=0.01",
+        *RECIPE,
+        "audit.models=0",
         "privacy.epsilon=2",
+        "privacy.unit=patient",
         "seed=3",
     )
-    assert small.run(*words, "audit.models=0") == cli.DONE
-    sound = Node.of(config_of(*words, "audit.models=0")).artifact().read_json("metrics.json")["canaries"]
-    assert sound["longest_unit_over_clip"] == pytest.approx(1, abs=1e-4)
-    monkeypatch.setattr(f"{module}.clip_factors", lambda norms, max_norm: torch.ones_like(norms))
-    assert small.run(*words, "audit.models=0", "audit.seed=1") == cli.DONE
-    assert "NOT CLIPPED" in capsys.readouterr().out
+    assert small.run(*words) == cli.DONE
+    sound = Node.of(config_of(*words)).artifact().read_json("metrics.json")
+    assert all(check["passed"] for check in sound["checks"].values())
+    assert sound["canaries"]["longest_unit_over_clip"] == pytest.approx(1, abs=1e-3)
+    own = Units.numbered
+
+    def numbered(units, chosen):
+        for numbers, positions in own(units, chosen):
+            for column in positions.T:
+                yield numbers, column[:, None]
+
+    monkeypatch.setattr(Units, "numbered", numbered)
+    assert small.run(*words, "audit.seed=1") == cli.DONE
+    said = capsys.readouterr().out
+    assert "units are not clipped as claimed" in said
+    assert "THE CLAIM IS CONTRADICTED" in said
 
 
 def test_patients_are_the_canaries_of_a_run_at_patient_level(small):

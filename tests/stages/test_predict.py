@@ -23,13 +23,10 @@ def patches_of(small):
     return patches.folder / "toy_cbis" / "test"
 
 
-ONCE = ("recipe.batch_size=null", "recipe.epochs=1")
 CASES = {
     "real": ("privacy.epsilon=2", "privacy.accountant=rdp", "recipe.select=last"),
     "real, dp_gd": ("privacy.epsilon=2", "recipe=dp_gd"),
-    "real, random_features": ("privacy.epsilon=2", "recipe=random_features", "recipe.projection_size=32", ONCE[0]),
-    "real, feature_synthesis": ("privacy.epsilon=2", "recipe=feature_synthesis", "recipe.projection_size=16", *ONCE),
-    "real, least_squares on stages": ("privacy.epsilon=2", "recipe=least_squares", *ONCE, "classifier.features=stages"),
+    "real, dp_rule on stages": ("privacy.epsilon=2", "recipe=dp_rule", "classifier.features=stages"),
     "synpre": ("privacy.epsilon=inf", "pretraining.select=last"),
     "synpre_realft": ("privacy.epsilon=2", "privacy.accountant=rdp", "recipe.select=last", "pretraining.select=last",
                       "classifier.trainable=norm_head"),

@@ -15,7 +15,7 @@ from mammo_dp.models.classifier import build_body, build_head, feature_size
 from mammo_dp.pipeline import Node
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.planning import Plan, make_plan
-from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.privacy.sampling import Randomness, SecurePoissonBatches
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer, PublicSet, predict
 from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
@@ -247,8 +247,7 @@ def test_every_accounted_step_is_a_noisy_step(tmp_path, monkeypatch):
     """The mechanism that is accounted has as many steps as the loop takes, each with noise of its own."""
     trainer = trainer_of(tmp_path, "privacy.epsilon=2")
     draws = []
-    original = trainer.optimizer.add_noise
-    monkeypatch.setattr(trainer.optimizer, "add_noise", lambda: draws.append(1) or original())
+    trainer.optimizer.observer = lambda total, noisy: draws.append(1)
     train(trainer, output=Output(tmp_path, Cache(tmp_path)), checkpoint_seconds=99,
           validate=lambda: (np.array([0, 1]), np.array([0.2, 0.8])))  # fmt: skip
     mechanism = trainer.plan.mechanism
@@ -317,7 +316,7 @@ def test_public_images_enter_neither_n_nor_q(tmp_path):
     words = ("privacy.epsilon=2", "recipe.batch_size=20")
     without, having = trainer_of(tmp_path, *words), trainer_of(tmp_path, *words, public=synthetic_units())
     assert having.plan == without.plan
-    assert having.optimizer.expected_batch_size == without.optimizer.expected_batch_size
+    assert having.optimizer.divisor == without.optimizer.divisor
 
 
 def test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise(tmp_path):
@@ -336,7 +335,8 @@ def test_secure_runs_save_no_random_state_and_go_on_with_fresh_noise(tmp_path):
             again.step()
         ends.append(weights(again))
     assert not torch.equal(*ends)
-    assert again.optimizer.secure_mode
+    assert again.optimizer.noise.sampler == "opendp"
+    assert isinstance(again.batches, SecurePoissonBatches)
 
 
 def test_a_small_patient_counts_as_much_as_a_large_one(tmp_path):

@@ -26,6 +26,7 @@ from mammo_dp.training.gan import (
 )
 from mammo_dp.training.gan_loop import log_rows, train
 from tests.conftest import config_of
+from tests.privacy.replay import Replay
 
 TINY = (
     "gan=small", "stage=train_gan", "dataset=toy", "dataset.public_count.official={image:40,patient:20}",
@@ -323,36 +324,17 @@ def test_what_is_logged_of_a_private_run_has_not_seen_a_real_image(tmp_path):
 
 def test_real_images_enter_by_the_noisy_sum_alone(tmp_path):
     """With the noised sums replayed, other images give the same networks and the same log, bit for bit."""
-    recorded: list[list[torch.Tensor]] = []
-
-    def noised(trainer: GanTrainer, replay: bool) -> None:
-        original, count = trainer.private.pre_step, [0]
-
-        def pre_step(closure=None):
-            hook, trainer.private.step_hook = trainer.private.step_hook, None
-            found = original(closure)
-            parameters = list(trainer.discriminator.parameters())
-            if replay:
-                for p, g in zip(parameters, recorded[count[0]], strict=True):
-                    p.grad = g.clone()
-            else:
-                recorded.append([p.grad.clone() for p in parameters])  # type: ignore[union-attr]
-            count[0] += 1
-            trainer.private.step_hook = hook
-            hook(trainer.private)
-            return found
-
-        trainer.private.pre_step = pre_step
-
+    replay = Replay()
     outputs = []
     for number, images in enumerate((None, torch.zeros(40, 16, 16, dtype=torch.uint8))):
         trainer = trainer_of(tmp_path, *PRIVATE, images=images)
-        noised(trainer, replay=number == 1)
         (tmp_path / f"{number}").mkdir()
         output = output_of(tmp_path / f"{number}")
-        run(trainer, output)
+        with replay.installed():
+            run(trainer, output)
+        replay.recording = False
         outputs.append((weights(trainer), list(log_rows(output))))
-    assert len(recorded) == 4 * 5
+    assert len(replay.sums) == 4 * 5
     assert torch.equal(outputs[0][0], outputs[1][0])
     assert outputs[0][1] == outputs[1][1]
 
@@ -362,7 +344,7 @@ def test_an_empty_batch_is_a_noisy_step(tmp_path):
     trainer.batches.next = lambda: torch.empty(0, dtype=torch.int64)  # type: ignore[method-assign]
     before = torch.cat([p.flatten().clone() for p in trainer.discriminator.parameters()])
     noise = []
-    trainer._add_generated = lambda: noise.append(  # type: ignore[method-assign]
+    trainer.private.before_step = lambda: noise.append(  # type: ignore[method-assign]
         torch.cat([p.grad.flatten() for p in trainer.discriminator.parameters()])  # type: ignore[union-attr]
     )
     for _ in range(3):

@@ -71,7 +71,8 @@ def fitted_mu(members: np.ndarray, others: np.ndarray, *, alpha: float) -> float
     n, k = len(members), len(others)
     pooled = ((n - 1) * members.var(ddof=1) + (k - 1) * others.var(ddof=1)) / (n + k - 2)
     scale = math.sqrt(n * k / (n + k))
-    seen = float(members.mean() - others.mean()) / math.sqrt(pooled) * scale
+    separation = float(members.mean() - others.mean()) / math.sqrt(max(pooled, 1e-300))
+    seen = min(separation, LARGEST_MU) * scale  # the bound grows with it, so a smaller one is as valid
     excess = lambda mu: float(nct.sf(seen, n + k - 2, mu * scale)) - alpha  # noqa: E731
     if seen <= 0 or excess(0.0) >= 0:
         return 0.0
@@ -111,3 +112,4 @@ def rates_at(in_scores: np.ndarray, out_scores: np.ndarray, *, threshold: float,
 
 
 CANDIDATES = 100  # thresholds that are compared
+LARGEST_MU = 100.0  # that a fit tells apart

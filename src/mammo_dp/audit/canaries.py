@@ -1,86 +1,102 @@
 """White-box canaries: an attack on the training itself by somebody who sees every noisy sum (Nasr et al. 2023).
 
-A canary is a unit whose gradient is 100 C along one coordinate of the parameters, so that clipping leaves C. It joins
-the run's own batches, passes its clipping factor, and is hidden by its own noise; the attacker knows everything else,
-so subtracts it. Canaries on different coordinates do not disturb each other: one run tests as many as there are
-parameters (Steinke, Nasr, Jagielski 2023). Each is in the training set by a coin of its own; where neighbours differ by
-replacement, each is there with the coin's sign.
+Canaries are further units of the audited trainer. Its own sampler draws them, and its own sum clips them: the gradient
+of each is 100 C along one coordinate. The attacker knows everything else, so subtracts it. Canaries on different
+coordinates do not disturb each other: one run tests as many as there are parameters (Steinke, Nasr, Jagielski 2023).
+Each is in the training set by a coin of its own, else null; where neighbours differ by replacement, each is there with
+the coin's sign.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 
-from mammo_dp.privacy.clipping import clip_factors
+from mammo_dp.audit.residuals import Residuals
 from mammo_dp.privacy.events import Mechanism
-from mammo_dp.privacy.sampling import batches_of
+from mammo_dp.privacy.mechanism import GridSum, grid_step, noise_scale
+from mammo_dp.privacy.units import Units
+from mammo_dp.training.classifier import HeadTrainer
+from mammo_dp.training.network import NetworkTrainer
 
 LENGTH = 100.0  # of a canary's gradient before clipping, in multiples of C
 
 
-@dataclass
-class CanaryScores:
-    """What the attacker knows at the end of one run."""
+@dataclass(frozen=True)
+class OneHot:
+    """Contributions along one coordinate each: of a block's flat places, signed."""
 
-    # (canaries,) log-likelihood ratio of "in the training set" under the claimed mechanism
-    scores: torch.Tensor
-    members: torch.Tensor  # (canaries,) bool, the truth
-    noise_squares: float  # sum over coordinates and steps of the squared noise, in units of the claimed one
-    noise_draws: int
+    places: torch.Tensor
+    values: torch.Tensor
+    shape: tuple[int, ...]
+
+    def squared_norms(self) -> torch.Tensor:
+        return self.values.square()
+
+    def masses(self) -> torch.Tensor:
+        return self.values.abs()
+
+    def rounded(self, factors: torch.Tensor, step: float) -> "OneHot":
+        return OneHot(self.places, (self.values * factors / step).round(), self.shape)
+
+    def sum(self, kept: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(math.prod(self.shape), dtype=torch.int64)
+        return total.index_add_(0, self.places, (self.values * kept).long()).view(self.shape)
 
 
 class Canaries:
-    """Attaches to a private trainer and stands in for its batches. `claimed`: the mechanism that is audited."""
+    """Attaches to a private trainer whose units end with `count` empty ones.
 
-    def __init__(self, trainer: Any, claimed: Mechanism, *, count: int, generator: torch.Generator) -> None:
-        """trainer: a HeadTrainer or NetworkTrainer before its first step; count: at most its parameters."""
-        parameters = trainer.optimizer.params
-        sizes = [parameter.numel() for parameter in parameters]
-        count = min(count, sum(sizes))
-        coordinates = torch.randperm(sum(sizes), generator=generator)[:count].sort().values
-        self.places = _by_parameter(coordinates, sizes)
+    claimed: the mechanism that is audited; clip: its C.
+    """
+
+    def __init__(
+        self,
+        trainer: HeadTrainer | NetworkTrainer,
+        claimed: Mechanism,
+        *,
+        count: int,
+        clip: float,
+        generator: torch.Generator,
+    ) -> None:
+        assert trainer.optimizer is not None
+        self.trainer, self.claimed, self.clip = trainer, claimed, clip
+        self.real = len(trainer.units) - count
+        self.shapes = trainer.private_sum(torch.empty(0, dtype=torch.int64)).shapes
+        sizes = [math.prod(shape) for shape in self.shapes]
+        self.ends = np.cumsum([0, *sizes])
+        self.coordinates = torch.randperm(sum(sizes), generator=generator)[:count].sort().values
         self.coins = torch.rand(count, generator=generator) < 0.5
-        self.claimed, self.replaces = claimed, claimed.sensitivity == 2
-        self.signs = torch.where(self.coins, 1.0, -1.0) if self.replaces else torch.ones(count)
-        present = torch.arange(count) if self.replaces else self.coins.nonzero().flatten()
-        self.units, self.present, self.drawn = len(trainer.units), present, present[:0]
-        self.norm, self.divisor = trainer.recipe.max_grad_norm, trainer.optimizer.expected_batch_size
-        self.batches = batches_of(
-            self.units + len(present), trainer.plan.mechanism, trainer.recipe.batch_size, trainer.batches_rng
-        )
-        trainer.batches = self
-        self.others, self.noise_squares, self.noise_draws = torch.zeros(count), 0.0, 0
+        self.replaces = claimed.sensitivity == 2
+        signs = torch.where(self.coins, 1.0, -1.0) if self.replaces else self.coins.double()
+        self.signs = signs.double()
+        self.scale = noise_scale(claimed.noise_multiplier, clip)
         self.total = torch.zeros(count, dtype=torch.float64)
-        trainer.optimizer.before_noise = self._add
-        after = trainer.optimizer.step_hook
-        trainer.optimizer.attach_step_hook(lambda optimizer: self._observe(optimizer, after))
+        self.residuals = Residuals(self.shapes, scale=self.scale, claimed=claimed, units=len(trainer.units))
+        self.others = self.total
+        trainer.on_sum = self._add
+        trainer.optimizer.observer = self._observe
 
-    def next(self) -> torch.Tensor:
-        """The units that the run's sampler drew; canaries drawn with them are kept for `_add`."""
-        drawn = self.batches.next()
-        self.drawn = self.present[drawn[drawn >= self.units] - self.units]
-        return drawn[drawn < self.units]
+    def _add(self, chosen: torch.Tensor, total: GridSum) -> None:
+        self.residuals.drawn(chosen)
+        self.others = self._read(total.blocks)
+        mine = chosen[chosen >= self.real] - self.real
+        mine = mine[self.signs[mine] != 0]
+        for number, shape in enumerate(self.shapes):
+            first, last = self.ends[number], self.ends[number + 1]
+            here = mine[(self.coordinates[mine] >= first) & (self.coordinates[mine] < last)]
+            if len(here):
+                values = LENGTH * self.clip * self.signs[here]
+                total.add({number: OneHot(self.coordinates[here] - first, values, shape)})
 
-    def _add(self, parameters: list[torch.nn.Parameter]) -> None:
-        long = torch.full((len(self.drawn),), LENGTH * self.norm)
-        added = torch.zeros(len(self.coins))
-        added[self.drawn] = self.signs[self.drawn] * long * clip_factors(long, self.norm)
-        self.others = self._read(parameters, "grad")
-        for parameter, (columns, places) in zip(parameters, self.places, strict=True):
-            assert parameter.grad is not None
-            parameter.grad.view(-1)[places] += added[columns].to(parameter.grad)
-
-    def _observe(self, optimizer: Any, after: Any) -> None:
-        noisy, summed = self._read(optimizer.params, "grad"), self._read(optimizer.params, "summed_grad")
-        scale = self.claimed.noise_multiplier * self.norm
-        noise = (noisy * self.divisor - summed) / scale
-        self.noise_squares += float(noise.square().sum())
-        self.noise_draws += len(noise)
-        self.total += self._evidence((noisy * self.divisor - self.others) / scale)
-        if after is not None:
-            after(optimizer)
+    def _observe(self, total: GridSum, noisy: Sequence[torch.Tensor]) -> None:
+        self.residuals.add(total.blocks, noisy)
+        seen = self._read(noisy) - self.others
+        self.total += self._evidence(
+            seen * (grid_step(self.clip) / (self.claimed.noise_multiplier * self.clip))
+        )
 
     def _evidence(self, seen: torch.Tensor) -> torch.Tensor:
         """Log-likelihood ratio of one step: N(1/sigma, 1), if sampled, against N(0, 1); or N(+-1/sigma, 1)."""
@@ -92,23 +108,11 @@ class Canaries:
             return ratio
         return torch.logaddexp(torch.full_like(ratio, math.log1p(-rate)), ratio + math.log(rate))
 
-    def _read(self, parameters: list[torch.nn.Parameter], name: str) -> torch.Tensor:
-        """(canaries,) values at their coordinates, in double precision on the CPU."""
-        values = [
-            getattr(p, name).view(-1)[places] for p, (_, places) in zip(parameters, self.places, strict=True)
-        ]
-        return torch.cat(values).double().cpu()
-
-    @property
-    def result(self) -> CanaryScores:
-        return CanaryScores(self.total, self.coins, self.noise_squares, self.noise_draws)
+    def _read(self, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(canaries,) values at their coordinates."""
+        return torch.cat([block.flatten().cpu() for block in blocks])[self.coordinates].double()
 
 
-def _by_parameter(coordinates: torch.Tensor, sizes: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each parameter: which canaries lie in it, and their places in it. coordinates: sorted."""
-    places, first = [], 0
-    for size in sizes:
-        inside = ((coordinates >= first) & (coordinates < first + size)).nonzero().flatten()
-        places.append((inside, coordinates[inside] - first))
-        first += size
-    return places
+def with_room(units: Units, count: int) -> Units:
+    """The units, and `count` empty ones behind them."""
+    return Units([*units.members(), *([] for _ in range(count))])

@@ -6,19 +6,22 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from scipy.stats import chi2
 
 from mammo_dp.audit.bounds import Rates, fitted_mu, halves_bound, noise_ratio, rates_at
+from mammo_dp.audit.dependence import CROSSTALK, Dependence
 from mammo_dp.audit.membership import LEVELS, Attack
-from mammo_dp.audit.one_run import one_run_epsilon
+from mammo_dp.audit.one_run import one_run_epsilon, one_run_mu
+from mammo_dp.audit.residuals import TESTS
 from mammo_dp.audit.work import Records
 from mammo_dp.files import Cache
-from mammo_dp.privacy.events import Event, Unit
-from mammo_dp.privacy.gaussian import gaussian_epsilon
+from mammo_dp.privacy.events import Event, Mechanism, Unit
+from mammo_dp.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from mammo_dp.privacy.ledger import Ledger
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)  # of the distribution of risk
-LONGEST = 1.001  # length of a clipped unit over C beyond which it is no rounding
 CANARIES_A_DELTA = 100  # one-run auditing is done at a delta of at most 1 over so many times the canaries
+INTERVALS_OF_RETRAINS = 3  # AUC and two rates
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Claim:
         return {
             "epsilon": account.epsilon,
             "delta": delta,
+            "mu": gaussian_mu(account.epsilon or 0.0, delta=delta),
             "largest_tpr_at_1_percent_fpr": account.attack,
             "images": account.images_per_patient,
         }
@@ -55,28 +59,74 @@ class Claim:
 
 @dataclass(frozen=True)
 class Canaried:
-    """Scores of canaries inside and outside the training set, and the noise that hid them, over all runs."""
+    """What runs of the real trainer with canaries showed.
+
+    inside, outside: scores of canaries in the training set and not; noise_squares: sum over noise_draws, in units of
+    the claimed noise; p_values: of `residuals.TESTS`, the smallest of all runs times their number;
+    differing: weights of a pair of runs; weights: sum of squares of the noise in the released head, and of how many
+    coordinates, None where it cannot be read.
+    """
 
     inside: np.ndarray
     outside: np.ndarray
     noise_squares: float
     noise_draws: int
     runs: int
-    longest_unit: float  # of real ones, after clipping, over C
+    p_values: Mapping[str, float]
+    dependence: Dependence
+    differing: int
+    weights: tuple[float, int] | None
 
-    @property
-    def clipped(self) -> bool:
-        """Whether no real unit was longer than C, rounding aside."""
-        return self.longest_unit <= LONGEST
+
+def shares(attacks: Mapping[Unit, Attack], canaries: Canaried | None, *, gaussian: bool) -> int:
+    """How many bounds, intervals and tests share the audit's alpha."""
+    number = (2 + INTERVALS_OF_RETRAINS) * len(attacks)
+    if canaries is None:
+        return max(number, 1)
+    bounds = 4 if gaussian else 2
+    return number + bounds + len(TESTS) + 1 + 1 + len(LEVELS)  # released weights, ratio of the noise, rates
+
+
+def checks(canaries: Canaried | None, *, each: float) -> dict[str, dict[str, Any]]:
+    """What a sound trainer passes, but for a chance of `each` a test: what was seen, and whether it passed."""
+    if canaries is None:
+        return {}
+    found = {
+        name: {"p": canaries.p_values[name], "passed": canaries.p_values[name] >= each, "fault": fault}
+        for name, fault in TESTS.items()
+    }
+    own = canaries.dependence
+    found["clipping"] = {
+        "longest_unit_over_clip": own.longest, "passed": own.longest <= 1,
+        "fault": "a unit is longer than the clipping norm: units are not clipped as claimed",
+    }  # fmt: skip
+    if own.defect is not None:
+        found["additivity"] = {
+            "defect_over_clip": own.defect, "passed": own.defect <= (0 if own.exact else CROSSTALK),
+            "fault": "the sum of a step is not the sum of its units: one unit changes what others contribute",
+        }  # fmt: skip
+    found["pairs"] = {
+        "differing_weights": canaries.differing, "passed": canaries.differing == 0,
+        "fault": "under the same noisy sums the weights depend on a unit's data: something passes by the noise",
+    }  # fmt: skip
+    if canaries.weights is not None:
+        p = float(chi2.cdf(*canaries.weights))
+        found["released_weights"] = {
+            "p": p, "noise_over_claim": (canaries.weights[0] / canaries.weights[1]) ** 0.5, "passed": p >= each,
+            "fault": "the released weights carry less noise than claimed",
+        }  # fmt: skip
+    return found
 
 
 def contradicted(
-    claim: Mapping[str, Any] | None, bound: Mapping[str, Any], canaries: Canaried | None
+    claim: Mapping[str, Any] | None, bound: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]
 ) -> bool:
     """Whether what was found cannot be under the claim. bound: of the same unit, empty where there is none."""
-    if claim is None or not bound:
+    if claim is None:
         return False
-    return bound["epsilon"] > claim["epsilon"] or (canaries is not None and not canaries.clipped)
+    return (
+        not all(check["passed"] for check in found.values()) or bound.get("epsilon", 0.0) > claim["epsilon"]
+    )
 
 
 def all_bounds(
@@ -84,16 +134,16 @@ def all_bounds(
     canaries: Canaried | None,
     *,
     own: Unit,
+    each: float,
     alpha: float,
     delta: float,
     gaussian: bool,
 ) -> dict[str, Any]:
-    """Lower bounds for both units, each at alpha over the number of all, so that together they hold at alpha.
+    """Lower bounds for both units, each at its share of alpha. own: the unit that canaries stand for.
 
-    own: the unit that canaries stand for. gaussian: the mechanism is mu-GDP.
+    gaussian: the mechanism is mu-GDP.
     """
-    number = 2 * len(attacks) + (1 + gaussian if canaries else 0)
-    given: dict[str, Any] = {"each": alpha / max(number, 1), "delta": delta, "gaussian": gaussian}
+    given: dict[str, Any] = {"each": each, "delta": delta, "gaussian": gaussian}
     found = {
         unit: bounds_of(attacks.get(unit), canaries if unit == own else None, **given)
         for unit in get_args(Unit)
@@ -122,6 +172,10 @@ def bounds_of(
         if gaussian:
             mu = fitted_mu(canaries.inside, canaries.outside, alpha=each)
             found["canaries_gaussian_fit"] = {"epsilon": gaussian_epsilon(mu, delta=delta), "ceiling": None}
+            mu, most = (one_run_mu(*scores, alpha=each) for scores in _and_perfect(canaries))
+            found["canaries_one_run"] = {
+                "epsilon": gaussian_epsilon(mu, delta=delta), "ceiling": gaussian_epsilon(most, delta=delta),
+            }  # fmt: skip
     if attack is not None:
         seen, perfect = attack.mean_bound(alpha=each, **at)
         found["retrains_mean"] = {"epsilon": seen.epsilon(**at), "ceiling": perfect.epsilon(**at)}
@@ -131,47 +185,55 @@ def bounds_of(
     ceilings = [record["ceiling"] for record in found.values() if record["ceiling"] is not None]
     return {
         "epsilon": found[best]["epsilon"],
+        "mu": gaussian_mu(found[best]["epsilon"] or 0.0, delta=delta),
         "by": best,
         "ceiling": max(ceilings),
         "methods": found,
     }
 
 
-def canary_record(canaries: Canaried, claim: Claim, *, alpha: float, delta: float) -> dict[str, Any]:
+def _and_perfect(canaries: Canaried) -> list[tuple[np.ndarray, np.ndarray]]:
+    perfect = np.ones(len(canaries.inside)), np.zeros(len(canaries.outside))
+    return [(canaries.inside, canaries.outside), perfect]
+
+
+def canary_record(
+    canaries: Canaried, claim: Claim, mechanism: Mechanism, *, each: float, delta: float
+) -> dict[str, Any]:
     """Rates of the white-box attack, the noise that was added against the claimed one, and one-run auditing.
 
-    One-run auditing pays for its own delta with the number of canaries; it is done at a smaller one, beside the claim's
-    epsilon there.
+    One-run auditing of (epsilon, delta) pays for its own delta with the number of canaries; it is done at a smaller
+    one, beside the claim's epsilon there. mu: of full batches, claimed, and as the measured noise makes it.
     """
     n, k = len(canaries.inside), len(canaries.outside)
-    ratio, low, high = noise_ratio(canaries.noise_squares, canaries.noise_draws, alpha=alpha)
+    ratio, low, high = noise_ratio(canaries.noise_squares, canaries.noise_draws, alpha=each)
     small = min(delta, 1 / (CANARIES_A_DELTA * (n + k)))
+    once, ceiling = (one_run_epsilon(*scores, alpha=each, delta=small) for scores in _and_perfect(canaries))
     record: dict[str, Any] = {
         "members": n,
         "others": k,
         "runs": canaries.runs,
         "noise_over_claim": {"value": ratio, "low": low, "high": high},
-        "longest_unit_over_clip": canaries.longest_unit,
-        "clipped_as_claimed": canaries.clipped,
-        "one_run": {
-            "epsilon": one_run_epsilon(canaries.inside, canaries.outside, alpha=alpha, delta=small),
-            "delta": small,
-            "claim": claim.epsilon(small),
-            "ceiling": one_run_epsilon(np.ones(n), np.zeros(k), alpha=alpha, delta=small),
-        },
+        "longest_unit_over_clip": canaries.dependence.longest,
+        "one_run": {"epsilon": once, "delta": small, "claim": claim.epsilon(small), "ceiling": ceiling},
     }
+    if mechanism.is_full_batch:
+        record["mu"] = {
+            "claimed": mechanism.mu, "measured": mechanism.mu / ratio, "low": mechanism.mu / high,
+            "high": mechanism.mu / low,
+        }  # fmt: skip
     for level in LEVELS:
         threshold = float(np.quantile(canaries.outside, 1 - level))
         hits = int((canaries.inside > threshold).sum())
-        ends = rates_at(canaries.inside, canaries.outside, threshold=threshold, alpha=alpha)
-        most = Rates.of_counts(n - hits, n, 0, k, alpha=alpha)
+        ends = rates_at(canaries.inside, canaries.outside, threshold=threshold, alpha=each)
+        most = Rates.of_counts(n - hits, n, 0, k, alpha=each)
         record[f"tpr_at_{100 * level:g}_percent_fpr"] = {
             "value": hits / n, "low": ends.true_positive, "high": 1 - most.true_positive,
         }  # fmt: skip
     return record
 
 
-def retrain_record(attack: Attack, records: Records, *, seed: int) -> dict[str, Any]:
+def retrain_record(attack: Attack, records: Records, *, seed: int, each: float) -> dict[str, Any]:
     """Rates of the attack on retrained heads, and how risk is spread over the records.
 
     The worst record is the one that the first half of the models gives away most; its risk is that on the second half,
@@ -183,7 +245,7 @@ def retrain_record(attack: Attack, records: Records, *, seed: int) -> dict[str, 
     return {
         "records": len(records.names),
         "models": attack.margins.shape[1],
-        **attack.rates(seed=seed),
+        **attack.rates(seed=seed, alpha=each),
         "separation": _spread(whole.separation),
         "tpr_at_1_percent_fpr_of_records": _spread(whole.true_positive_rate(LEVELS[0])),
         "worst": {
@@ -202,20 +264,23 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def risk_table(attacks: Mapping[Unit, Attack], records: Mapping[Unit, Records]) -> pd.DataFrame:
-    """One line a record: how far its membership moves its margin, on either half of the models and on all."""
+def attack_table(attacks: Mapping[Unit, Attack], records: Mapping[Unit, Records]) -> pd.DataFrame:
+    """One line a record: how far its membership moves its margin in retrained heads, with the ends of 95 %.
+
+    At these sizes most of the spread over records is sampling noise: `risk.csv` of the classifier is exact.
+    """
     tables = []
     for unit, attack in attacks.items():
-        first, second = attack.fits
+        separation, error = attack.fit.separation, attack.separation_error
         tables.append(
             pd.DataFrame(
                 {
                     "unit": unit,
                     "record": records[unit].names,
                     "images": records[unit].images,
-                    "separation": attack.fit.separation,
-                    "separation_first_half": first.separation,
-                    "separation_second_half": second.separation,
+                    "separation": separation,
+                    "low": separation - 1.96 * error,
+                    "high": separation + 1.96 * error,
                     "tpr_at_1_percent_fpr": attack.fit.true_positive_rate(LEVELS[0]),
                 }
             )

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from mammo_dp.audit.bounds import Rates
-from mammo_dp.metrics.bootstrap import LEVEL, RESAMPLES
+from mammo_dp.metrics.bootstrap import RESAMPLES
 
 LEVELS = (0.01, 0.001)  # false-positive rates at which the true-positive rate is given
 BINS = 1000  # thresholds at which rates are counted, denser where few false positives are left
@@ -81,8 +81,18 @@ class Attack:
         """Of all models."""
         return Fit.of(self.margins, self.members)
 
-    def rates(self, *, seed: int) -> dict[str, Any]:
-        """AUC, and the true-positive rate at LEVELS, with intervals over the attacked models."""
+    @property
+    def separation_error(self) -> np.ndarray:
+        """(records,) standard error of `fit.separation`."""
+        inside = self.members.sum(axis=1)
+        outside = self.members.shape[1] - inside
+        return np.sqrt(1 / inside + 1 / outside + self.fit.separation**2 / (2 * (inside + outside)))
+
+    def rates(self, *, seed: int, alpha: float) -> dict[str, Any]:
+        """AUC, and the true-positive rate at LEVELS, with intervals over the attacked models.
+
+        Normal ones at alpha, whose standard error is that of resampled models.
+        """
         _, second = self.halves
         scores, members = self.fits[0].scores(self.margins[:, second]), self.members[:, second]
         inside, outside = _counts(scores, members)
@@ -91,13 +101,12 @@ class Attack:
         )
         seen = _curve(inside.sum(axis=0)[None], outside.sum(axis=0)[None])
         drawn = _curve(weights @ inside, weights @ outside)
-        tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-        return {
-            name: {"value": float(value[0]), "low": float(low), "high": float(high)}
-            for (name, value), (low, high) in zip(
-                seen.items(), (np.quantile(drawn[n], tails) for n in seen), strict=True
-            )
-        }
+        found = {}
+        for name, value in seen.items():
+            margin = float(ndtri(1 - alpha / 2) * drawn[name].std(ddof=1))
+            ends = max(float(value[0]) - margin, 0.0), min(float(value[0]) + margin, 1.0)
+            found[name] = {"value": float(value[0]), "low": ends[0], "high": ends[1]}
+        return found
 
     def mean_bound(self, *, alpha: float, delta: float, gaussian: bool) -> tuple[Rates, Rates]:
         """Rates of the attack, averaged over records, and those of one that never errs: the ceiling at this size.

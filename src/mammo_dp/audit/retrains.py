@@ -12,6 +12,7 @@ import torch
 
 from mammo_dp.privacy.clipping import clip_factors
 from mammo_dp.privacy.events import Mechanism
+from mammo_dp.privacy.mechanism import SHORTENED
 from mammo_dp.sections import Recipe
 from mammo_dp.training.selection import iterate_weight
 
@@ -93,7 +94,7 @@ def _add_gradient(
     if clipped:  # the norm of (w_0, w_1)'s gradient is sqrt(2) that of w_1's
         squared = (residual * (group.products @ residual)).sum(dim=1)
         norms = (2 * squared.clamp(min=0)).sqrt()
-        residual.mul_(clip_factors(norms, recipe.max_grad_norm)[:, None])
+        residual.mul_(clip_factors(norms, SHORTENED * recipe.max_grad_norm)[:, None])
     rows = residual.flatten(0, 1)
     total[:-1].addmm_(flat.T, rows, alpha=2)
     total[-1].add_(rows.sum(dim=0), alpha=2)

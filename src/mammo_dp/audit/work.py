@@ -5,22 +5,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from mammo_dp.artifacts import Artifact
-from mammo_dp.audit.canaries import Canaries
+from mammo_dp.audit.canaries import Canaries, with_room
+from mammo_dp.audit.dependence import dependence, differing_weights, noise_in_weights
+from mammo_dp.audit.residuals import TESTS
 from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.data.transforms import FLIPS
-from mammo_dp.models.classifier import class_difference
+from mammo_dp.models.classifier import HEAD, class_difference
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
-from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer
+from mammo_dp.training.classifier import HeadTrainer, count_of
 from mammo_dp.training.network import NetworkTrainer
 from mammo_dp.training.optimizers import learning_rate
 from mammo_dp.training.runs import Task, head_run, start
 
-LENGTHS = 64  # real units whose clipped length is measured, at three steps
 CHANCE = 0.5  # that a record is in the training set of a retrained head
 
 
@@ -95,52 +96,82 @@ def with_canaries(
     count: int,
     noise_fraction: float,
 ) -> dict[str, torch.Tensor]:
-    """One run of the real trainer with `count` canaries, or as many as there are parameters.
+    """One run of the real trainer with `count` canaries among its units, at most as many as there are parameters.
 
-    The claim is about the task's mechanism; the run adds `noise_fraction` of its noise. Canaries test sampling and
-    noise, and bring their own length; so the length of real units is measured beside them, before the first step,
-    halfway and before the last.
+    The claim is about the task's mechanism; the run adds `noise_fraction` of its noise. The real units are looked at
+    before the first step, halfway and before the last (`dependence`).
 
     Gives scores and members, (canaries,) each; noise, the sum of its squares in units of the claimed one and how many
-    draws it is of; longest, of a real unit over C.
+    draws it is of; p_values in the order of TESTS; dependence: longest unit, defect (NaN: not measured), exact.
     """
     claimed = task.plan.mechanism
     assert claimed is not None  # nothing bounds a run without noise
-    given = replace(claimed, noise_multiplier=noise_fraction * claimed.noise_multiplier)
-    audited = replace(task, plan=replace(task.plan, mechanism=given), randomness=randomness)
-    trainer, _ = start(audited, inputs)
-    canaries = Canaries(trainer, claimed, count=count, generator=randomness.generator("canaries"))
-    longest, steps = 0.0, task.plan.steps
+    trainer = _started(
+        replace(task, units=with_room(task.units, count)), inputs, randomness, noise_fraction=noise_fraction
+    )
+    canaries = Canaries(
+        trainer,
+        claimed,
+        count=count,
+        clip=task.config.recipe.max_grad_norm,
+        generator=randomness.generator("canaries"),
+    )
+    looks, steps = [], task.plan.steps
     for step in range(steps):
         if step in (0, steps // 2, steps - 1):
-            longest = max(longest, longest_unit(trainer, generator=randomness.generator("lengths")))
+            looks.append(dependence(trainer))
         trainer.step()
-    result = canaries.result
+    residuals = canaries.residuals
+    found = residuals.p_values()
+    defects = [look.defect for look in looks if look.defect is not None]
+    own = [max(look.longest for look in looks), max(defects, default=float("nan")), float(looks[0].exact)]
     return {
-        "scores": result.scores,
-        "members": result.members,
-        "noise": torch.tensor([result.noise_squares, result.noise_draws], dtype=torch.float64),
-        "longest": torch.tensor(longest, dtype=torch.float64),
+        "scores": canaries.total,
+        "members": canaries.coins,
+        "noise": torch.tensor(
+            [residuals.total_squares, residuals.size * residuals.count], dtype=torch.float64
+        ),
+        "p_values": torch.tensor([found[name] for name in TESTS], dtype=torch.float64),
+        "dependence": torch.tensor(own, dtype=torch.float64),
     }
 
 
-def longest_unit(trainer: HeadTrainer | NetworkTrainer, *, generator: torch.Generator) -> float:
-    """The longest sum of one unit alone, as the trainer clips it, over C; of LENGTHS units. At most 1 by the claim."""
-    longest = 0.0
-    for number in torch.randperm(len(trainer.units), generator=generator)[:LENGTHS, None]:
-        if isinstance(trainer, NetworkTrainer):
-            trainer.sum_gradients(number)
-        else:
-            alone = Units([positions[0].tolist() for positions in trainer.units.by_size(number)])
-            trainer.sum_gradients(alone, torch.arange(len(alone)), flips=generator)
-        parts = [p.grad for p in trainer.optimizer.params if p.grad is not None]
-        norm = torch.stack([torch.linalg.vector_norm(g.double()) for g in parts]).norm()
-        longest = max(longest, float(norm) / trainer.recipe.max_grad_norm)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    return longest
+def pair(task: Task, inputs: Mapping[str, Artifact], randomness: Randomness) -> dict[str, torch.Tensor]:
+    """Weights that differ between two runs of the real trainer under the same noisy sums (`differing_weights`)."""
+    start_again = lambda: _started(task, inputs, randomness, noise_fraction=1.0)  # noqa: E731
+    return {"differing": torch.tensor(differing_weights(start_again))}
+
+
+def _started(
+    task: Task, inputs: Mapping[str, Artifact], randomness: Randomness, *, noise_fraction: float
+) -> HeadTrainer | NetworkTrainer:
+    claimed = task.plan.mechanism
+    assert claimed is not None
+    given = replace(claimed, noise_multiplier=noise_fraction * claimed.noise_multiplier)
+    trainer, _ = start(replace(task, plan=replace(task.plan, mechanism=given), randomness=randomness), inputs)
+    return trainer
 
 
 def most_canaries(task: Task, inputs: Mapping[str, Artifact]) -> int:
     """How many fit into one run: one for each parameter that trains."""
     trainer, _ = start(task, inputs)
-    return sum(parameter.numel() for parameter in trainer.optimizer.params)
+    assert trainer.optimizer is not None
+    return count_of(trainer.optimizer.parameters)
+
+
+def released_noise(task: Task, classifier: Artifact) -> tuple[float, int] | None:
+    """`noise_in_weights` of the finished classifier, where its recipe is SGD on a linear head from zero."""
+    recipe, config = task.config.recipe, task.config
+    readable = (
+        (recipe.head, recipe.optimizer, recipe.zero_init, config.classifier.trainable)
+        == ("linear", "sgd", True, "head")
+        and recipe.select != "best_val"
+        and not recipe.weight_decay
+        and task.public is None
+    )
+    if not readable:
+        return None
+    weights = {key: value.double().numpy() for key, value in load_file(classifier.path(HEAD)).items()}
+    return noise_in_weights(
+        weights["0.weight"], weights["0.bias"], plan=task.plan, recipe=recipe, clip=recipe.max_grad_norm
+    )

@@ -1,12 +1,18 @@
 """The stage graph: which stages there are, what each reads, what changes its result, what it does to private data."""
 
+from mammo_dp.config import Config
 from mammo_dp.graph import events, outside, settings
 from mammo_dp.graph.stage import Input, Stage
+from mammo_dp.sections import GanPrivacy
 
 __all__ = ["STAGES", "Input", "Stage"]
 
 GENERATOR_GROUPS = ("dataset", "patches", "gan", "privacy", "runtime", "classifier")
 TRAINING_GROUPS = (*GENERATOR_GROUPS, "experiment", "recipe", "pretraining", "synthetic", "seed")
+
+
+def _of_the_generator(config: Config) -> GanPrivacy:
+    return config.gan.privacy
 
 
 STAGES: dict[str, Stage] = {
@@ -30,10 +36,11 @@ STAGES: dict[str, Stage] = {
             name="train_gan",
             summary="patches -> the generator of MCGAN, private at any finite gan.privacy.epsilon",
             module="mammo_dp.stages.train_gan",
-            version=1,
+            version=2,
             groups=GENERATOR_GROUPS,
             label=settings.generator_label,
             settings=settings.generator_settings,
+            claim=_of_the_generator,
             events=events.generator_events,
             assumptions=events.generator_assumptions,
             upstream=settings.generator_inputs,
@@ -47,6 +54,7 @@ STAGES: dict[str, Stage] = {
             groups=(*GENERATOR_GROUPS, "synthetic"),
             label=lambda config: f"{config.synthetic.name}-{config.synthetic.per_class}",
             settings=settings.synthetic_settings,
+            claim=_of_the_generator,
             events=events.synthetic_events,
             assumptions=events.synthetic_assumptions,
             upstream=settings.synthetic_inputs,
@@ -63,6 +71,7 @@ STAGES: dict[str, Stage] = {
             groups=(*GENERATOR_GROUPS, "synthetic", "evaluation"),
             label=lambda config: f"{config.dataset.name}-{config.synthetic.name}",
             settings=settings.evaluation_settings,
+            claim=_of_the_generator,
             events=events.evaluation_events,
             upstream=lambda config: {
                 "patches": Input("extract_patches"),
@@ -79,6 +88,7 @@ STAGES: dict[str, Stage] = {
             groups=(*GENERATOR_GROUPS, "synthetic", "experiment", "pretraining", "seed"),
             label=settings.feature_label,
             settings=settings.feature_settings,
+            claim=_of_the_generator,
             events=events.no_events,
             upstream=settings.feature_inputs,
             outside=outside.backbone_weights,
@@ -87,7 +97,7 @@ STAGES: dict[str, Stage] = {
             name="train_classifier",
             summary="patches and features -> a benign/malignant classifier, private at any finite epsilon",
             module="mammo_dp.stages.train_classifier",
-            version=4,
+            version=5,
             groups=TRAINING_GROUPS,
             label=settings.training_label,
             settings=settings.training_settings,
@@ -102,10 +112,10 @@ STAGES: dict[str, Stage] = {
             name="audit_privacy",
             summary="a finished classifier -> membership attacks, lower bounds beside its claim",
             module="mammo_dp.stages.audit_privacy",
-            version=2,
+            version=3,
             groups=(*TRAINING_GROUPS, "audit"),
             label=settings.audit_label,
-            settings=lambda config: config.audit.model_dump() | {"delta": config.privacy.delta},
+            settings=lambda config: config.audit.model_dump() | settings.ledger_settings(config),
             events=events.audit_events,
             upstream=lambda config: {
                 "classifier": Input("train_classifier"),
@@ -120,7 +130,7 @@ STAGES: dict[str, Stage] = {
             version=5,
             groups=(),
             label=lambda config: "table1",
-            settings=lambda config: {},
+            settings=lambda config: {"unit": config.privacy.unit, "delta": config.privacy.delta},
             events=events.no_events,  # beyond those of the runs it collects, which count together
             collects=("train_classifier", "evaluate_synthetic", "audit_privacy"),
         ),
@@ -134,6 +144,7 @@ STAGES: dict[str, Stage] = {
             settings=lambda config: {"accept": sorted(config.export.accept)},
             events=events.no_events,
             upstream=lambda config: {"classifier": Input("train_classifier"), **settings.body_input(config)},
+            has_standing=True,
             optional=True,
         ),
         Stage(

@@ -26,7 +26,8 @@ def generator_events(config: Config, cache: Cache) -> Iterable[Event]:
         "study": config.dataset.population,
     }
     yield Event(
-        GENERATOR, effect="shapes_model", mechanism=mechanism, unit=privacy.unit, accountant=privacy.accountant,
+        GENERATOR, effect="shapes_model", mechanism=mechanism, unit=privacy.unit, adjacency="zero_out",
+        accountant=privacy.accountant,
         why="the generator of the synthetic images was trained on them"
         + ("" if privacy.is_private else " without differential privacy"),
         **common,
@@ -52,6 +53,8 @@ def generator_assumptions(config: Config) -> Iterable[str]:
         "public knowledge"
     )
     if privacy.randomness == "seeded":
+        from mammo_dp.privacy.statement import SEEDED  # slow to import
+
         yield SEEDED
 
 
@@ -116,10 +119,16 @@ def training_events(config: Config, cache: Cache) -> Iterable[Event]:
             mechanism = private_mechanism(config, cache)
         yield Event(
             "training of the classifier", cohort="training", effect="shapes_model", mechanism=mechanism,
-            unit=config.privacy.unit, adjacency=config.privacy.adjacency, accountant=config.privacy.accountant,
+            unit=config.privacy.unit, adjacency=config.privacy.adjacency,
+            accountant=mechanism.accountant(config.privacy.accountant) if mechanism else config.privacy.accountant,
             why="the classifier was trained on these images" + ("" if private else " without differential privacy"),
             **common,
         )  # fmt: skip
+        if private:
+            yield Event(
+                "the account of each training unit (risk.csv, metrics.json)", cohort="training", effect="internal",
+                why="it is an exact function of these images", **common,
+            )  # fmt: skip
     if config.validates_on_real:
         yield Event(
             "choice of the epoch", cohort="validation", effect="shapes_model",
@@ -136,9 +145,6 @@ def training_events(config: Config, cache: Cache) -> Iterable[Event]:
         )  # fmt: skip
 
 
-SEEDED = (
-    "nobody outside learns or guesses the seed: with it and a suspected data set the noise can be removed"
-)
 GENERATOR = "training of the generator"
 
 
@@ -148,6 +154,8 @@ def training_assumptions(config: Config) -> Iterable[str]:
         return
     yield f"the size of the training set that noise and steps rest on, N = {config.public_count}, is public knowledge"
     if config.privacy.randomness == "seeded":
+        from mammo_dp.privacy.statement import SEEDED  # slow to import
+
         yield SEEDED
     given = config.experiment.uses_synthetic and config.synthetic.name == "release"
     if given and config.synthetic.role == "public":
@@ -163,4 +171,4 @@ def audit_events(config: Config, cache: Cache) -> Iterable[Event]:
         "why": "they are exact functions of these images",
     }  # fmt: skip
     yield Event("rates and bounds of membership attacks", effect="published", **common)
-    yield Event("the risk of each training patient (risk.csv, metrics.json)", effect="internal", **common)
+    yield Event("the attack on each training patient (attack.csv, metrics.json)", effect="internal", **common)

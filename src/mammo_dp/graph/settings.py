@@ -69,7 +69,10 @@ def training_settings(config: Config) -> dict[str, Any]:
         "privacy": privacy,
         "seed": config.seed,
         "dataset": config.dataset.name,
+        "population": config.dataset.population,
     }
+    if config.trains_gan and config.gan.privacy.is_private:
+        settings["ledger"] = ledger_settings(config)  # the classifier itself may have no mechanism
     if config.experiment.uses_synthetic:
         kept = set()
         if not config.experiment.uses_real and config.recipe.select == "best_val":
@@ -108,6 +111,15 @@ def audit_label(config: Config) -> str:
     return training_label(config) + (f"-noise{fraction:g}" if fraction != 1 else "")
 
 
+def ledger_settings(config: Config) -> dict[str, Any]:
+    """What a ledger says beside the mechanisms: whose patients they are, and what it is read at."""
+    return {
+        "population": config.dataset.population,
+        "unit": config.privacy.unit,
+        "delta": config.privacy.delta,
+    }
+
+
 def generator_settings(config: Config) -> dict[str, Any]:
     gan = config.gan.model_dump()
     privacy = gan.pop("privacy")
@@ -116,7 +128,13 @@ def generator_settings(config: Config) -> dict[str, Any]:
     if config.gan.select != "fid":
         del gan["select_images"]
     runtime = config.runtime.model_dump(include={"precision", "compile", "channels_last"})
-    return {"gan": gan, "size": config.patches.size, "runtime": runtime, "dataset": config.dataset.name}
+    return {
+        "gan": gan,
+        "size": config.patches.size,
+        "runtime": runtime,
+        "dataset": config.dataset.name,
+        "population": config.dataset.population,
+    }
 
 
 def generator_inputs(config: Config) -> dict[str, Input]:
@@ -158,7 +176,7 @@ def synthetic_inputs(config: Config) -> dict[str, Input]:
 
 def evaluation_settings(config: Config) -> dict[str, Any]:
     evaluation = config.evaluation.model_dump(exclude={"inception_weights", "radimagenet_weights"})
-    settings: dict[str, Any] = {"evaluation": evaluation}
+    settings: dict[str, Any] = {"evaluation": evaluation, "population": config.dataset.population}
     if "backbone" in config.evaluation.spaces:
         settings["classifier"] = classifier_settings(config)
     return settings

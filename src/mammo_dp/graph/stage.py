@@ -8,6 +8,7 @@ from mammo_dp.artifacts import Store
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
 from mammo_dp.privacy.events import Event
+from mammo_dp.sections import GanPrivacy, Privacy
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Stage:
     upstream: Callable[[Config], dict[str, Input]] = lambda config: {}  # role -> input
     outside: Callable[[Config, Store], dict[str, str]] = lambda config, store: {}  # identity of outside data
     assumptions: Callable[[Config], Iterable[str]] = lambda config: ()  # what the guarantee rests on
+    # whose unit and delta its ledger is read at; where something is private, both must be among its settings
+    claim: Callable[[Config], Privacy | GanPrivacy] = lambda config: config.privacy
+    has_standing: bool = (
+        False  # its module's standing(config, artifact) speaks of the whole folder when it is named
+    )
     optional: bool = False  # nobody needs it who does not ask for it
     # reads every finished artifact of these stages instead of upstream nodes; of the first there must be one
     collects: tuple[str, ...] = ()

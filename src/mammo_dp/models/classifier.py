@@ -26,9 +26,7 @@ HEAD, BODY = (
 )  # of a trained classifier; the body where it was trained too
 HUB_FILE = "model.safetensors"
 # of a recipe, what its head cannot be used without
-USED_BY_HEAD = (
-    "head", "hidden", "normalize_features", "projection", "projection_size", "projection_seed", "test_flips",
-)  # fmt: skip
+USED_BY_HEAD = ("head", "hidden", "normalize_features", "test_flips")
 CLASSES = 2  # benign 0, malignant 1
 LAST_NORMS = ("norm", "head.norm", "fc_norm")  # timm's names
 

@@ -25,3 +25,22 @@ def gaussian_epsilon(mu: float, *, delta: float) -> float:
 def gaussian_true_positive_rate(mu: float, *, false_positive_rate: float) -> float:
     """The most that an attacker's true-positive rate can be: Phi(Phi^-1(FPR) + mu)."""
     return float(ndtr(ndtri(false_positive_rate) + mu))
+
+
+def gaussian_advantage(mu: float) -> float:
+    """The most that an attacker's true-positive rate exceeds the false-positive one: 2 Phi(mu / 2) - 1."""
+    return float(2 * ndtr(mu / 2) - 1)
+
+
+def gaussian_mu(epsilon: float, *, delta: float) -> float:
+    """The mu whose epsilon at `delta` this is: the inverse of `gaussian_epsilon`."""
+    if epsilon <= 0:
+        return 0.0
+    if math.isinf(epsilon):
+        return math.inf
+    high = 1.0
+    while gaussian_delta(high, epsilon=epsilon) < delta:
+        high *= 2
+    return float(
+        brentq(lambda mu: gaussian_delta(mu, epsilon=epsilon) - delta, 1e-9, high, xtol=1e-12, rtol=1e-14)
+    )  # type: ignore[arg-type]

@@ -9,13 +9,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from mammo_dp.files import Cache
 from mammo_dp.privacy.events import COHORTS, Adjacency, Cohort, Event, Unit
-from mammo_dp.privacy.gaussian import gaussian_epsilon, gaussian_true_positive_rate
+from mammo_dp.privacy.gaussian import gaussian_advantage, gaussian_epsilon, gaussian_true_positive_rate
 
 FALSE_POSITIVE_RATE = 0.01  # at which an attacker's true-positive rate is bounded
+GUESS = 0.001  # chance of a guess, whose success after seeing the model is bounded
+
+
+class Bound(NamedTuple):
+    """What composed mechanisms allow: epsilon, and what it means for an attacker.
+
+    attack: largest true-positive rate at FALSE_POSITIVE_RATE; advantage: largest true-positive less false-positive
+    rate; guess: largest success of a guess whose chance is GUESS (Hayes et al. 2023); mu: of Gaussian differential
+    privacy, where it holds exactly, at every delta.
+    """
+
+    epsilon: float
+    attack: float
+    advantage: float
+    guess: float
+    mu: float | None
+
+    @classmethod
+    def of_mu(cls, mu: float, *, delta: float) -> "Bound":
+        rates = [gaussian_true_positive_rate(mu, false_positive_rate=r) for r in (FALSE_POSITIVE_RATE, GUESS)]
+        return cls(gaussian_epsilon(mu, delta=delta), rates[0], gaussian_advantage(mu), rates[1], mu)
+
+
+NO_BOUND = Bound(math.inf, 1.0, 1.0, 1.0, None)
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,10 @@ class Account:
     unit: Unit
     epsilon: float | None  # None: needs the number of images of a patient, which is not known
     delta: float
-    attack: float | None  # largest true-positive rate at FALSE_POSITIVE_RATE
+    attack: float | None  # this and the next three: see Bound
+    advantage: float | None
+    guess: float | None
+    mu: float | None
     images_per_patient: int | None  # of the patient that the number is for, where it matters
     unlimited: tuple[str, ...]  # the events that nothing limits
 
@@ -65,32 +92,37 @@ class Ledger:
     def _account(self, study: str, cohort: Cohort, unit: Unit) -> Account:
         events = self.shaping(study, cohort)
         unlimited = tuple(dict.fromkeys(e.what for e in events if e.mechanism is None))
-        group = any(e.unit == "image" for e in events) and unit == "patient"
-        epsilon: float | None
+        group = _needs_images(events, unit)
+        found: Bound | None
         if unlimited:
-            epsilon, attack = math.inf, 1.0
+            found = NO_BOUND
         elif group and self.most_images is None:
-            epsilon, attack = None, None
+            found = None
         else:
-            epsilon, attack = self._compose(events, unit)
+            found = self._compose(events, unit)
         images = self.most_images if group and not unlimited else None
-        return Account(cohort, study, unit, epsilon, self.delta, attack, images, unlimited)
+        means = dict.fromkeys(("attack", "advantage", "guess", "mu")) if found is None else found._asdict()
+        return Account(
+            cohort, study, unit, delta=self.delta, images_per_patient=images, unlimited=unlimited,
+            **{"epsilon": None, **means},
+        )  # fmt: skip
 
     def spent(self, event: Event) -> float:
         """Epsilon of one event's mechanism by itself, for the unit that it protects."""
-        return self._compose([event], event.unit)[0]
+        return self._compose([event], event.unit).epsilon
 
-    def _compose(self, events: Sequence[Event], unit: Unit) -> tuple[float, float]:
+    def _compose(self, events: Sequence[Event], unit: Unit) -> Bound:
         mechanisms = [
             (e.mechanism.__dict__, e.unit, e.accountant, e.adjacency) for e in events if e.mechanism
         ]
         libraries = (version("opacus"), version("dp-accounting"))
-        key = ("compose", libraries, sorted(mechanisms, key=str), unit, self.delta, self.most_images)
+        images = (self.most_images or 1) if _needs_images(events, unit) else 1
+        key = ("bound", libraries, sorted(mechanisms, key=str), unit, self.delta, images)
         found = self.cache.get(*key)
         if found is None:
-            found = compose(events, unit=unit, delta=self.delta, images=self.most_images or 1)
+            found = compose(events, unit=unit, delta=self.delta, images=images)
             self.cache.put(found, *key)
-        return tuple(float(value) for value in found)  # type: ignore[return-value]
+        return Bound(*(None if value is None else float(value) for value in found))  # type: ignore[arg-type]
 
     @property
     def headline(self) -> Account | None:
@@ -151,8 +183,13 @@ def relation(events: Iterable[Event]) -> Adjacency:
     return next(kind for kind in ("replace", "zero_out", "add_remove") if kind in kinds)
 
 
-def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -> tuple[float, float]:
-    """(epsilon, largest true-positive rate) of events that all have a mechanism, for one `unit`, under `relation`.
+def _needs_images(events: Iterable[Event], unit: Unit) -> bool:
+    """Whether an account depends on how many images a patient has."""
+    return unit == "patient" and any(e.unit == "image" for e in events)
+
+
+def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -> Bound:
+    """What events that all have a mechanism reveal together of one `unit`, under `relation`.
 
     An image-level mechanism counts for a patient with `images` images, as a group. Where a unit is replaced, not
     removed (one image of a patient who stays, or any unit once one event claims replacement), an event that was
@@ -163,19 +200,19 @@ def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -
     mechanisms = [e.mechanism for e in events if e.mechanism is not None]
     if all(m.is_full_batch for m in mechanisms):
         mu = math.hypot(*(far * m.mu / m.sensitivity for far, m in zip(moves, mechanisms, strict=True)))
-        epsilon = gaussian_epsilon(mu, delta=delta)
-        return epsilon, gaussian_true_positive_rate(mu, false_positive_rate=FALSE_POSITIVE_RATE)
+        return Bound.of_mu(mu, delta=delta)
     from mammo_dp.privacy import loss_distribution as losses  # slow to import, and not needed above
     from mammo_dp.privacy.accounting import epsilon as spent
 
+    rates = (FALSE_POSITIVE_RATE, GUESS)
     if any(e.unit == "patient" and unit == "image" for e in events) or relation(events) == "replace":
         if any(far > 2 for far in moves):
-            return math.inf, 1.0  # several images at once, replaced, under Poisson sampling: no bound here
+            return NO_BOUND  # several images at once, replaced, under Poisson sampling: no bound here
         epsilon = losses.replaced_within_unit(mechanisms, delta=delta)
-        attack = losses.true_positive_rate_of_claim(
-            epsilon, delta=delta, false_positive_rate=FALSE_POSITIVE_RATE
+        attack, guess = (
+            losses.true_positive_rate_of_claim(epsilon, delta=delta, false_positive_rate=r) for r in rates
         )
-        return epsilon, attack
+        return Bound(epsilon, attack, losses.advantage_of_claim(epsilon, delta=delta), guess, None)
     loss = losses.composed(
         [(m, round(far / m.sensitivity)) for far, m in zip(moves, mechanisms, strict=True)]
     )
@@ -184,7 +221,8 @@ def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -
         epsilon = spent(mechanisms[0], delta=delta, accountant=only.accountant)  # type: ignore[arg-type]
     else:
         epsilon = loss.get_epsilon_for_delta(delta)
-    return epsilon, losses.true_positive_rate(loss, false_positive_rate=FALSE_POSITIVE_RATE)
+    attack, guess = (losses.true_positive_rate(loss, false_positive_rate=r) for r in rates)
+    return Bound(epsilon, attack, min(1.0, float(loss.get_delta_for_epsilon(0.0))), guess, None)
 
 
 def _moves(event: Event, *, unit: Unit, images: int, replaced: bool) -> float:

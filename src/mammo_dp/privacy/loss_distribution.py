@@ -177,6 +177,11 @@ def true_positive_rate_of_claim(claimed: float, *, delta: float, false_positive_
     return min(1.0, float(_rates(np.array([claimed]), np.array([delta]), false_positive_rate).min()))
 
 
+def advantage_of_claim(claimed: float, *, delta: float) -> float:
+    """(e^eps - 1 + 2 delta) / (e^eps + 1), of one (epsilon, delta) (Humphries et al. 2023)."""
+    return 1.0 if math.isinf(claimed) else math.tanh(claimed / 2) + 2 * delta / (math.exp(claimed) + 1)
+
+
 def _rates(epsilons: np.ndarray, deltas: np.ndarray, rate: float) -> np.ndarray:
     """TPR <= e^eps FPR + delta and TPR <= 1 - e^-eps (1 - delta - FPR) (Kairouz, Oh, Viswanath 2015, Thm. 2.1)."""
     with np.errstate(over="ignore"):

@@ -1,10 +1,10 @@
-"""Clipped sums of per-unit gradients of a whole network, by torch.func.
+"""Per-unit gradients of a whole network, by torch.func.
 
 vmap over grad of a functional call is exact for every layer that treats each image by itself: nothing depends on hooks,
 which can take windows or tokens for images. A unit's gradient is the mean over its images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ def images_at_once(
 ) -> int:
     """How many images may be differentiated together within `memory_limit` GiB; at least one.
 
-    image: one image of what `unit_gradient_sum` takes, (1, ...) each. An image holds what its backward pass needs,
+    image: one image of what `unit_gradients` takes, (1, ...) each. An image holds what its backward pass needs,
     which a forward pass counts, and its gradient, which is there twice while it is added up.
     """
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -78,56 +78,51 @@ def image_gradients(
     return gradients
 
 
-def unit_gradient_sum(
+def unit_gradients(
     network: nn.Module,
     loss: Loss,
     inputs: Sequence[torch.Tensor],
     targets: torch.Tensor,
     sizes: torch.Tensor,
     *,
-    max_grad_norm: float,
     at_once: int,
-) -> list[torch.Tensor]:
-    """The sum over units of the clipped mean gradient of their images' losses, for each parameter that trains.
+    alone: bool = False,
+) -> Iterator[list[torch.Tensor]]:
+    """Mean gradients of some units after others: (units, ...) for each parameter that trains.
 
     inputs: tensors of (images, ...), what the network takes; targets: (images,). The images of a unit stand together;
     sizes: (units,) how many each has, at least one. `at_once` images are differentiated at a time, and each holds a
-    gradient as large as the network. A unit whose gradient is not finite counts as null: one NaN would show in every
-    weight.
+    gradient as large as the network. `alone`: one unit at a time, so that no bit of its gradient depends on others;
+    kernels for several images do not promise that.
     """
-    total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
-    for first, last, belongs in _groups(sizes, at_once):
-        sums: list[torch.Tensor] | None = None
+    for first, last, belongs in _groups(sizes, 1 if alone else at_once):
+        sums: list[torch.Tensor] = []
+        counts = torch.bincount(belongs).to(targets.device)
         for start in range(first, last, at_once):
             part = slice(start, min(start + at_once, last))
             gradients = image_gradients(network, loss, [x[part] for x in inputs], targets[part])
-            rows = belongs[start - first : part.stop - first].to(targets.device)
-            units = int(belongs[-1]) + 1
-            if last - first == units:  # one image each: nothing to add up
+            if last - first == len(counts):  # one image each: nothing to add up
                 sums = gradients
                 continue
-            if sums is None:
-                sums = [g.new_zeros(units, *g.shape[1:]) for g in gradients]
+            rows = belongs[start - first : part.stop - first].to(targets.device)
+            sums = sums or [g.new_zeros(len(counts), *g.shape[1:]) for g in gradients]
             for added, g in zip(sums, gradients, strict=True):
                 added.index_add_(0, rows, g)
-        if sums is None:
-            continue
-        _add_clipped(total, sums, torch.bincount(belongs).to(targets.device), max_grad_norm)
+        if sums:
+            yield [s / counts.view(-1, *(1 for _ in s.shape[1:])) for s in sums]
+
+
+def clipped_sum(
+    network: nn.Module, means: Iterable[list[torch.Tensor]], *, max_grad_norm: float
+) -> list[torch.Tensor]:
+    """The sum of clipped gradients in float32, for each parameter that trains. For what is not private."""
+    total = [torch.zeros_like(p) for p in network.parameters() if p.requires_grad]
+    for gradients in means:
+        each = [torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) for g in gradients]
+        factors = clip_factors(torch.linalg.vector_norm(torch.stack(each), dim=0), max_grad_norm)
+        for into, g in zip(total, gradients, strict=True):
+            into += (factors.to(g.dtype) @ g.flatten(1)).view_as(into)
     return total
-
-
-def _add_clipped(
-    total: list[torch.Tensor], sums: list[torch.Tensor], counts: torch.Tensor, max_grad_norm: float
-) -> None:
-    """Add each unit's mean gradient, clipped. sums: (units, ...) for each parameter; counts: (units,) images."""
-    each = [torch.linalg.vector_norm(s.flatten(1), dim=1, dtype=torch.float64) for s in sums]
-    norms = torch.linalg.vector_norm(torch.stack(each), dim=0) / counts
-    factors = clip_factors(norms, max_grad_norm) / counts
-    finite = norms.isfinite()
-    if not finite.all():
-        factors, sums = factors[finite], [s[finite] for s in sums]
-    for into, s in zip(total, sums, strict=True):
-        into += (factors.to(s.dtype) @ s.flatten(1)).view_as(into)
 
 
 def _groups(sizes: torch.Tensor, at_once: int) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -22,6 +22,12 @@ class Plan:
     public_count: int  # units; none of the private sizes enters a private run
 
     @property
+    def divisor(self) -> float:
+        """The expected batch of the published training set, which a private sum is divided by."""
+        assert self.mechanism is not None
+        return self.mechanism.sample_rate * self.public_count
+
+    @property
     def epochs(self) -> int:
         return self.steps // self.steps_per_epoch
 

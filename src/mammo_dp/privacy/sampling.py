@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
 from mammo_dp.privacy.events import Mechanism
+from mammo_dp.privacy.noise import NoiseSource, SecureNoise, SeededNoise
 
 WORDS = 624  # of the Mersenne Twister behind torch's generator on a CPU
 HEADER, STATE_BYTES = 24, 5056  # layout of its saved state: where the words begin, and its length
@@ -52,7 +54,8 @@ class Randomness:
 
     seeded: streams derived from `seed` and `run`, which identifies data and settings: two runs that shared their noise
     at different scales, or on two versions of the data, could be subtracted until only private data is left.
-    secure: from the operating system; nothing of it is saved, and a resumed run goes on with fresh draws.
+    secure: noise and batches from the operating system's cryptographic generator; nothing of it is saved, and a resumed
+    run continues with fresh draws. Streams that protect nobody (flips, latents) are then seeded from there too.
     """
 
     secure: bool
@@ -68,6 +71,10 @@ class Randomness:
         if not self.secure:
             for name, stream in streams.items():
                 stream.set_state(state[name])
+
+    def noise(self, generator: torch.Generator, *, coordinates: int) -> NoiseSource:
+        """Of a step that releases so many coordinates; `generator` is that of the stream "noise"."""
+        return SecureNoise(coordinates) if self.secure else SeededNoise(generator)
 
     def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
         if self.secure:
@@ -92,6 +99,18 @@ class PoissonBatches:
             num_samples=self.units, sample_rate=self.sample_rate, generator=self.generator, steps=1
         )
         return torch.tensor(next(iter(sampler)), dtype=torch.int64)
+
+
+@dataclass
+class SecurePoissonBatches:
+    """The same, drawn by the operating system: 64 bits a unit, compared with the sampling rate rounded down."""
+
+    units: int
+    sample_rate: float
+
+    def next(self) -> torch.Tensor:
+        drawn = np.frombuffer(os.urandom(8 * self.units), dtype=np.uint64)
+        return torch.from_numpy(np.flatnonzero(drawn < np.uint64(int(self.sample_rate * 2**64))))
 
 
 @dataclass
@@ -121,15 +140,21 @@ class ShuffledBatches:
 
 
 NONE_LEFT = torch.empty(0, dtype=torch.int64)
-Batches = PoissonBatches | FullBatch | ShuffledBatches
+Batches = PoissonBatches | SecurePoissonBatches | FullBatch | ShuffledBatches
 
 
 def batches_of(
-    units: int, mechanism: Mechanism | None, batch_size: int | None, generator: torch.Generator
+    units: int,
+    mechanism: Mechanism | None,
+    batch_size: int | None,
+    generator: torch.Generator,
+    *,
+    secure: bool = False,
 ) -> Batches:
     """What a run's steps see: under privacy a Poisson sample or everything, else ordinary minibatches."""
     if mechanism is not None and not mechanism.is_full_batch:
-        return PoissonBatches(units, mechanism.sample_rate, generator)
+        rate = mechanism.sample_rate
+        return SecurePoissonBatches(units, rate) if secure else PoissonBatches(units, rate, generator)
     if mechanism is not None or batch_size is None:
         return FullBatch(units)
     return ShuffledBatches(units, batch_size, generator, NONE_LEFT)

@@ -1,6 +1,6 @@
 """The ledger in plain English: one paragraph that a reviewer or a data-protection officer can hold the authors to."""
 
-from mammo_dp.privacy.ledger import FALSE_POSITIVE_RATE, Account, Ledger
+from mammo_dp.privacy.ledger import FALSE_POSITIVE_RATE, GUESS, Account, Ledger, relation
 from mammo_dp.rounding import rounded_up
 
 UNIT = {"image": "image (one patch; a mammogram with several masses gives several)", "patient": "patient"}
@@ -23,13 +23,29 @@ NEIGHBOURS = {
 NOTHING_SHAPED = (
     "Nothing here was estimated from private images; those that it holds are for their owner alone."
 )
+OTHER_WORLD = {
+    "add_remove": "without that {unit}",
+    "zero_out": "with that {unit}'s data null",
+    "replace": "with other data in that {unit}'s place",
+}
+SEEDED = (
+    "the seed, 42 by default and part of a run's name, is no secret: whoever has a suspected data set can remove the "
+    "noise, so a seeded run is for research and never a release"
+)
+NOT_A_RELEASE = (
+    "Not a release: noise comes from a seed, which is no secret. With noise from the operating system "
+    "(privacy.randomness=secure) the following holds."
+)
 
 
 def statement(ledger: Ledger) -> str:
     """One paragraph. Without private sizes if the ledger has none (`Ledger.for_release`)."""
     worst = ledger.headline
     parts = [_headline(ledger) if worst else NOTHING_SHAPED]
-    parts += [_account(account) for account in ledger.accounts if account is not worst]
+    if worst and not worst.unlimited and SEEDED in ledger.assumptions:
+        parts.insert(0, NOT_A_RELEASE)
+    others = [account for account in ledger.accounts if account is not worst]
+    parts += [_account(account, claimed=ledger.claimed) for account in others]
     if worst and worst.unlimited:
         parts += _own_mechanisms(ledger)
     parts += [NEIGHBOURS[kind].format(unit=ledger.claimed) for kind in _adjacencies(ledger)]
@@ -52,15 +68,15 @@ def _headline(ledger: Ledger) -> str:
             f"End to end there is no privacy guarantee (epsilon = infinity) for the {worst.cohort} patients of "
             f"{worst.study}: {because}."
         )
+    world = OTHER_WORLD[relation(ledger.shaping(worst.study, worst.cohort))].format(unit=worst.unit)
     return (
         f"For each {UNIT[worst.unit]} of the {worst.cohort} set of {worst.study}, the released model is "
-        f"({_number(worst.epsilon)}, {ledger.delta:g})-differentially private: whether that {worst.unit}'s data were "
-        f"used changes the chance of any outcome by at most a factor e^{_number(worst.epsilon)}, but for a chance of "
-        f"{ledger.delta:g}. {_attack(worst)}"
+        f"({_number(worst.epsilon)}, {ledger.delta:g})-differentially private: every outcome has at most "
+        f"e^{_number(worst.epsilon)} times the chance that it has {world}, plus {ledger.delta:g}. {_attack(worst)}"
     )
 
 
-def _account(account: Account) -> str:
+def _account(account: Account, *, claimed: str) -> str:
     who = f"each {account.unit} of the {account.cohort} set of {account.study}"
     if account.unlimited:
         return f"For {who}: no guarantee ({', '.join(account.unlimited)})."
@@ -74,7 +90,12 @@ def _account(account: Account) -> str:
         if account.images_per_patient
         else ""
     )
-    return f"For {who}: ({_number(account.epsilon)}, {account.delta:g}){images}."
+    replaced = (
+        ": to change one image of a patient who stays is a replacement, which moves the sum up to twice as far"
+        if (claimed, account.unit) == ("patient", "image")
+        else ""
+    )
+    return f"For {who}: ({_number(account.epsilon)}, {account.delta:g}){images}{replaced}."
 
 
 def _own_mechanisms(ledger: Ledger) -> list[str]:
@@ -103,11 +124,16 @@ def _outside(ledger: Ledger) -> list[str]:
 
 
 def _attack(account: Account) -> str:
-    if account.attack is None:
+    if account.attack is None or account.advantage is None or account.guess is None:
         return ""
-    return (
+    mu = ""
+    if account.mu is not None:
+        mu = f"It is {_number(account.mu)}-GDP (Gaussian differential privacy), which says the same at every delta. "
+    return mu + (
         f"An attacker who accepts {100 * FALSE_POSITIVE_RATE:g} % false alarms recognises a member in at most "
-        f"{rounded_up(100 * account.attack, digits=2)} % of cases."
+        f"{rounded_up(100 * account.attack, digits=2)} % of cases; true positives exceed false ones by at most "
+        f"{rounded_up(100 * account.advantage, digits=2)} %; and a guess about a member with a chance of 1 in "
+        f"{1 / GUESS:,.0f} succeeds in at most {rounded_up(100 * account.guess, digits=2)} % of cases."
     )
 
 

@@ -32,12 +32,22 @@ class Units:
             members.setdefault(key, []).append(int(position))
         return cls(list(members.values()))
 
+    def members(self) -> list[list[int]]:
+        """The positions of each unit's records."""
+        return [self._positions[i, :size].tolist() for i, size in enumerate(self.sizes.tolist())]
+
     def __len__(self) -> int:
         return len(self.sizes)
 
     def by_size(self, chosen: torch.Tensor) -> Iterator[torch.Tensor]:
         """The chosen units as (units, k) positions, one tensor for each number k > 0 of records."""
+        for _, positions in self.numbered(chosen):
+            yield positions
+
+    def numbered(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The same with the (units,) numbers of the units."""
         sizes = self.sizes[chosen]
         for size in sizes.unique().tolist():
             if size:
-                yield self._positions[chosen[sizes == size], :size]
+                numbers = chosen[sizes == size]
+                yield numbers, self._positions[numbers, :size]

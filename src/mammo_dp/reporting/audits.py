@@ -12,6 +12,7 @@ UNITS = ("image", "patient")
 METHODS = {
     "canaries_threshold": "canaries, a threshold",
     "canaries_gaussian_fit": "canaries, a normal fit",
+    "canaries_one_run": "canaries, one run",
     "retrains_mean": "retrained heads, mean over records",
     "retrains_worst": "retrained heads, the worst record",
 }

@@ -14,6 +14,7 @@ from mammo_dp.reporting.table1 import (
     METRICS,
     PAPER_SOURCES,
     SOURCES,
+    Row,
     Study,
     against_paper,
     interval_words,
@@ -42,6 +43,15 @@ class Figure2:
     table: pd.DataFrame  # its distances
 
 
+@dataclass(frozen=True)
+class Together:
+    """What the private runs of a table at one unit reveal together: `epsilon` of `runs` training mechanisms."""
+
+    unit: str
+    runs: int
+    epsilon: float
+
+
 def page(
     all_studies: Sequence[Study],
     *,
@@ -49,8 +59,9 @@ def page(
     pairs: Sequence[pd.DataFrame] = (),
     audited: Sequence[pd.DataFrame] = (),
     figure2: Sequence[Figure2] = (),
+    together: Sequence[Sequence[Together]] = (),
 ) -> str:
-    """The report as HTML text. `pairs`, `audited`: for each study, the differences between its rows, and its audits."""
+    """The report as HTML text. `pairs`, `audited`, `together`: for each study."""
     blocks = [
         {
             "study": study,
@@ -64,6 +75,9 @@ def page(
             "details": _details(details(study)),
             "pairs": _pairs(pairs[number]) if number < len(pairs) else [],
             "audits": _audits(audited[number], study) if number < len(audited) else [],
+            "together": together[number] if number < len(together) else [],
+            "meanings": [_meaning(row) for row in study.rows],
+            "has_open_rows": any(row.epsilon == math.inf for row in study.rows),
         }
         for number, study in enumerate(all_studies)
     ]
@@ -77,6 +91,19 @@ def page(
         epsilon=_epsilon,
         rounded_up=rounded_up,
     )
+
+
+def _meaning(row: Row) -> dict[str, str]:
+    """What a row's headline allows an attacker, in words."""
+    account = row.runs[0].account
+    words = {"row": f"{row.setup}, ε {_epsilon(row.epsilon)}", "unit": account.unit if account else ""}
+    if account is None or account.epsilon is None or account.unlimited:
+        return words | dict.fromkeys(("mu", "attack", "advantage", "guess"), "no bound")
+    shares = {
+        key: rounded_up(100 * getattr(account, key), digits=2) for key in ("attack", "advantage", "guess")
+    }
+    mu = "not exact" if account.mu is None else rounded_up(account.mu, digits=3)
+    return words | {key: f"{value} %" for key, value in shares.items()} | {"mu": mu}
 
 
 def _unique(svg: str, prefix: str) -> str:

@@ -10,7 +10,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from mammo_dp.artifacts import Artifact
-from mammo_dp.files import fingerprint
+from mammo_dp.files import Cache, fingerprint
+from mammo_dp.privacy.ledger import Account, Ledger, events_of
+from mammo_dp.privacy.statement import statement
 
 PREDICTIONS = "predictions.csv"
 TRAINED = {
@@ -40,9 +42,10 @@ class Run:
     privacy: str  # the rest of the privacy settings, in words
     seed: int
     headline: float  # end-to-end epsilon of its ledger, infinite if anything that shaped it has no guarantee
-    statement: str
+    statement: str  # of a release: without the owner's numbers
     ledger: dict[str, Any]  # its record, for what several seeds reveal together
     test: dict[str, dict[str, Any]]  # source -> metrics, as `metrics.performance` gives them
+    account: Account | None = None  # its headline
     artifact: str = ""  # its name, by which audits find it
     recipe_name: str = ""
     selected_epoch: int | None = None
@@ -56,7 +59,8 @@ class Run:
         return self.predictions[self.predictions["source"] == source]
 
     @classmethod
-    def of(cls, artifact: Artifact) -> "Run":
+    def of(cls, artifact: Artifact, *, cache: Cache) -> "Run":
+        """cache: of compositions."""
         manifest = artifact.manifest
         settings = json.loads(json.dumps(manifest["settings"]))
         one_row = {key: value for key, value in settings.items() if key != "seed"}
@@ -74,6 +78,7 @@ class Run:
         predictions = pd.read_csv(artifact.path(PREDICTIONS), dtype={"patient": str}, keep_default_na=False)
         metrics = artifact.read_json("metrics.json")
         pretrained = experiment == "synpre"
+        released = _released(manifest["privacy"], cache)
         return cls(
             bench=fingerprint(
                 {
@@ -92,8 +97,9 @@ class Run:
             privacy=", ".join(_words(manifest["privacy"], norm, synthetic, settings, before)),
             seed=settings["seed"],
             headline=_headline(manifest["privacy"]["ledger"]),
-            statement=manifest["privacy"]["ledger"]["statement"],
+            statement=statement(released),
             ledger=manifest["privacy"]["ledger"],
+            account=released.headline,
             test=metrics["test"],
             artifact=artifact.name,
             recipe_name=config.recipe.name,
@@ -101,6 +107,15 @@ class Run:
             beside_paper=not manifest["backbone"]["weights"].startswith("random"),
             predictions=predictions[predictions["split"] == "test"],
         )
+
+
+def _released(privacy: dict[str, Any], cache: Cache) -> Ledger:
+    ledger = privacy["ledger"]
+    delta = next((float(account["delta"]) for account in ledger["accounts"]), 0.0)
+    return Ledger(
+        events_of([ledger]), claimed=privacy["unit"], delta=delta, cache=cache,
+        assumptions=tuple(ledger["assumptions"]),
+    ).for_release()  # fmt: skip
 
 
 def _title(config: Any, backbone: dict[str, Any]) -> str:
@@ -113,7 +128,7 @@ def _synthetic(manifest: dict[str, Any]) -> dict[str, Any] | None:
     found = manifest["settings"].get("synthetic")
     if found is None:
         return None
-    return {**found, "from": manifest["inputs"]["synthetic"]["artifact"].partition("/")[2]}
+    return {**found, "from": manifest["inputs"]["synthetic"]["artifact"].partition("/")[2].rpartition("-")[0]}
 
 
 def _headline(ledger: dict[str, Any]) -> float:
@@ -137,7 +152,7 @@ def _words(
             f"{privacy['accountant']} accounting",
             f"C {norm:g}",
             f"N {privacy['public_count']}",
-            *([privacy["adjacency"]] if privacy["adjacency"] != "add_remove" else []),
+            *([privacy["adjacency"]] if privacy["adjacency"] != "zero_out" else []),
         ]
     if settings.get("trainable"):
         words.append(TRAINED[settings["trainable"]])

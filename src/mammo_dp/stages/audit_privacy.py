@@ -9,17 +9,21 @@ import numpy as np
 import torch
 
 from mammo_dp.artifacts import Artifact, Output, StageResult
+from mammo_dp.audit.dependence import Dependence
 from mammo_dp.audit.findings import (
     Canaried,
     Claim,
     all_bounds,
+    attack_table,
     canary_record,
+    checks,
     contradicted,
     retrain_record,
-    risk_table,
+    shares,
 )
 from mammo_dp.audit.membership import Attack
-from mammo_dp.audit.work import Records, most_canaries, retrained, with_canaries
+from mammo_dp.audit.residuals import TESTS
+from mammo_dp.audit.work import Records, most_canaries, pair, released_noise, retrained, with_canaries
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
 from mammo_dp.privacy.events import Event, Unit
@@ -33,7 +37,7 @@ from mammo_dp.training import device as devices
 from mammo_dp.training.runs import Task
 from mammo_dp.training.units import training_patches, training_units
 
-RISK = "risk.csv"
+ATTACK = "attack.csv"
 MOST_RUNS = 200  # of training with canaries
 BLOCK = 250  # heads a checkpoint
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -67,28 +71,38 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     found = _done(_blocks(task, inputs, records, output), output, seconds=config.runtime.checkpoint_seconds)
 
     audit, delta, own = config.audit, config.privacy.delta, config.privacy.unit
-    at: dict[str, Any] = {"alpha": audit.alpha, "delta": delta}
     most = int(records["patient"].images.max())
     event = _trained(inputs["classifier"])
     claims = {unit: Claim(event, unit, most, output.cache) for unit in UNITS}
     attacks = {unit: attack for unit in UNITS if (attack := _attack(found, unit)) is not None}
-    canaries = _canaries(found)
+    canaries = _canaries(found, task, inputs["classifier"])
     gaussian = plan.mechanism is not None and plan.mechanism.is_full_batch
-    bounds = all_bounds(attacks, canaries, own=own, gaussian=gaussian, **at)
+    each = audit.alpha / shares(attacks, canaries, gaussian=gaussian)
+    bounds = all_bounds(
+        attacks, canaries, own=own, each=each, alpha=audit.alpha, delta=delta, gaussian=gaussian
+    )
     promised = {unit: claim.record(delta) for unit, claim in claims.items()}
+    checked = checks(canaries, each=each)
     metrics = {
         "unit": own,
         "noise_fraction": audit.noise_fraction,
         "alpha": audit.alpha,
+        "alpha_of_each": each,
         "claims": promised,
         "bounds": bounds,
-        "contradicted": {unit: contradicted(promised[unit], bounds[unit], canaries) for unit in UNITS},
-        "retrains": {u: retrain_record(a, records[u], seed=audit.seed) for u, a in attacks.items()},
-        "canaries": canaries and canary_record(canaries, claims[own], **at),
+        "checks": checked,
+        "contradicted": {unit: contradicted(promised[unit], bounds[unit], checked) for unit in UNITS},
+        "retrains": {
+            u: retrain_record(a, records[u], seed=audit.seed, each=each) for u, a in attacks.items()
+        },
+        "canaries": None,
         "no_retrains": None if attacks else config.no_retrains or "audit.models=0",
     }
+    if canaries is not None:
+        assert plan.mechanism is not None
+        metrics["canaries"] = canary_record(canaries, claims[own], plan.mechanism, each=each, delta=delta)
     if attacks:
-        risk_table(attacks, records).to_csv(output.folder / RISK, index=False, float_format="%.6g")
+        attack_table(attacks, records).to_csv(output.folder / ATTACK, index=False, float_format="%.6g")
     return StageResult(
         metrics=metrics,
         summary=_summary(metrics),
@@ -135,6 +149,8 @@ def _blocks(
         for number in range(runs):
             name, count = f"canaries {number}", math.ceil(audit.canaries / runs)
             blocks[name] = _canary_run(task, inputs, count, _randomness(task.config, output, name))
+        of_pair = _randomness(task.config, output, "pair")
+        blocks["pair"] = lambda: pair(task, inputs, of_pair)
     return blocks
 
 
@@ -184,14 +200,20 @@ def _attack(found: Mapping[str, Tensors], unit: Unit) -> Attack | None:
     return Attack(margins.astype(np.float64), members)
 
 
-def _canaries(found: Mapping[str, Tensors]) -> Canaried | None:
+def _canaries(found: Mapping[str, Tensors], task: Task, classifier: Artifact) -> Canaried | None:
     parts = [tensors for name, tensors in found.items() if name.startswith("canaries ")]
     if not parts:
         return None
     scores, members = (torch.cat([part[key] for part in parts]).numpy() for key in ("scores", "members"))
     squares, draws = torch.stack([part["noise"] for part in parts]).sum(dim=0).tolist()
-    longest = max(float(part["longest"]) for part in parts)
-    return Canaried(scores[members], scores[~members], squares, int(draws), len(parts), longest)
+    smallest = torch.stack([part["p_values"] for part in parts]).min(dim=0).values * len(parts)
+    longest, defect, exact = torch.stack([part["dependence"] for part in parts]).max(dim=0).values.tolist()
+    own = Dependence(longest, None if math.isnan(defect) else defect, exact=bool(exact))
+    return Canaried(
+        scores[members], scores[~members], squares, int(draws), len(parts),
+        dict(zip(TESTS, smallest.tolist(), strict=True)), own,
+        int(found["pair"]["differing"]), released_noise(task, classifier),
+    )  # fmt: skip
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -203,9 +225,14 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     for unit in UNITS:
         claim, bound = metrics["claims"][unit], metrics["bounds"][unit]
         if bound:
-            stated = "not private" if claim is None else f"claim {rounded_up(claim['epsilon'], digits=4)}"
+            stated = (
+                "not private"
+                if claim is None
+                else f"claim {rounded_up(claim['epsilon'], digits=4)} (mu {claim['mu']:.3g})"
+            )
             lines.append(
-                f"per {unit}: {stated}, lower bound {bound['epsilon']:.3g} ({bound['by']}; ceiling "
+                f"per {unit}: {stated}, lower bound {bound['epsilon']:.3g} (mu {bound['mu']:.3g}; {bound['by']}; "
+                f"ceiling "
                 f"{bound['ceiling']:.3g}){_verdict(claim, bound, metrics['contradicted'][unit])}"
             )
     for unit, found in metrics["retrains"].items():
@@ -216,13 +243,17 @@ def _summary(metrics: Mapping[str, Any]) -> str:
         )
     if metrics["canaries"]:
         found, once = metrics["canaries"], metrics["canaries"]["one_run"]
-        clipped = "" if found["clipped_as_claimed"] else " (UNITS ARE NOT CLIPPED AS CLAIMED)"
+        mu = found.get("mu")
+        measured = f"mu claimed {mu['claimed']:.4g}, measured {mu['measured']:.4g}; " if mu else ""
         lines.append(
-            f"{found['members'] + found['others']} canaries: noise over claim {_interval(found['noise_over_claim'])}, "
-            f"longest unit over C {found['longest_unit_over_clip']:.4f}{clipped}; "
+            f"{found['members'] + found['others']} canaries: {measured}noise over claim "
+            f"{_interval(found['noise_over_claim'])}, longest unit over C {found['longest_unit_over_clip']:.4f}; "
             f"one-run bound {once['epsilon']:.3g} at delta {once['delta']:.1e} (claim {once['claim']:.4g}, ceiling "
             f"{once['ceiling']:.3g})"
         )
+        failed = [check["fault"] for check in metrics["checks"].values() if not check["passed"]]
+        passed = len(metrics["checks"]) - len(failed)
+        lines.append("; ".join([f"{passed} of {len(metrics['checks'])} checks passed", *failed]))
     if metrics["no_retrains"]:
         lines.append(f"no heads were retrained: {metrics['no_retrains']}")
     return "\n".join(lines)

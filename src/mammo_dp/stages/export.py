@@ -6,6 +6,7 @@ state of private data is read on the way. `tests/privacy/test_non_interference.p
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Output, StageResult
+from mammo_dp.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, to_json
@@ -31,7 +32,8 @@ BUNDLE = "bundle"
 # Of the training mechanism; what is not named here stays behind.
 MECHANISM_KEYS = (
     "unit", "adjacency", "epsilon", "epsilon_spent", "delta", "noise_multiplier", "sensitivity", "sample_rate", "steps",
-    "accountant", "accountants", "max_grad_norm", "public_count", "randomness", "warnings",
+    "accountant", "accountants", "max_grad_norm", "public_count", "randomness", "warnings", "mu", "noise", "grid_step",
+    "noise_scale_in_grid_steps", "sensitivity_in_grid_steps",
 )  # fmt: skip
 GROUPS = (2, 4, 8, 16)  # images of a patient for whom an image-level guarantee is re-read; fixed, not counted
 RELEASES = ".releases.jsonl"  # in the root of artifacts: every bundle ever built, also those deleted since
@@ -58,24 +60,27 @@ def check_ledger(config: Config, ledger: Ledger) -> None:
         )
     if config.warnings and "large_delta" not in accepted:
         raise UserError(f"{config.warnings[0]}, or export it all the same with export.accept=[large_delta]")
-    total = _with_earlier(ledger, Path(config.outputs)).headline_epsilon
-    if privacy.require is not None and total > privacy.require:
+    _check_total(config, _with_earlier(ledger, Path(config.outputs)))
+
+
+def _check_total(config: Config, total: Ledger) -> None:
+    required = config.privacy.require
+    if required is not None and total.headline_epsilon > required:
         raise UserError(
-            f"privacy.require={privacy.require:g} refuses this bundle: together with the bundles of the same patients "
-            f"that were built in {config.outputs}/ before, it reveals epsilon {rounded_up(total)} per {ledger.claimed}"
+            f"privacy.require={required:g} refuses this bundle: together with the bundles of the same patients that "
+            f"were built in {config.outputs}/ before, it reveals epsilon {rounded_up(total.headline_epsilon)} per "
+            f"{total.claimed}"
         )
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     classifier = inputs["classifier"]
     record = classifier.manifest["privacy"]
-    own = Ledger(
-        events_of([record["ledger"]]),
-        claimed=config.privacy.unit,
-        delta=config.privacy.delta,
-        cache=output.cache,
-        assumptions=tuple(record["ledger"]["assumptions"]),
-    )
+    own = _ledger_of(record, config, output.cache)
+    root = output.folder.parents[1]
+    with Store(root).lock(root / "export" / RELEASES):  # what is checked here is what is registered
+        _check_total(config, _with_earlier(own, root))
+        _register(own, root)
     ledger = own.for_release()
     settings = released_settings(config, output.cache)
     privacy = _privacy(config, record, ledger, output.cache)
@@ -96,31 +101,46 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         epsilon=rounded_up(ledger.headline_epsilon, digits=4),
     )
     (folder / "README.md").write_text(card)
-    epsilon = _with_earlier(own, output.folder.parents[1], register=True).headline_epsilon
-    scope = (
-        f"All bundles built in this folder of artifacts from the same patients reveal together at most epsilon "
-        f"{rounded_up(epsilon)} per {own.claimed}."
-    )
     return StageResult(
-        metrics={"files": len(list(folder.iterdir())), "epsilon_of_all_bundles": epsilon},
-        summary=f"bundle: {folder}\n{privacy['statement']}\n{scope}",
+        metrics={"files": len(list(folder.iterdir()))}, summary=f"bundle: {folder}\n{privacy['statement']}"
     )
 
 
-def _with_earlier(own: Ledger, root: Path, *, register: bool = False) -> Ledger:
-    """The events of this bundle and of every earlier one below `root` that saw the same patients.
+def standing(config: Config, artifact: Artifact) -> str:
+    """What all bundles of this folder of artifacts reveal now: said whenever the artifact is named, never stored."""
+    total = _with_earlier(_ledger_of(artifact.manifest["privacy"], config, Store(Path(config.outputs)).cache),
+                          Path(config.outputs))  # fmt: skip
+    return (
+        f"All bundles built in this folder of artifacts from the same patients reveal together at most epsilon "
+        f"{rounded_up(total.headline_epsilon)} per {total.claimed}."
+    )
 
-    `register` adds this one, before the artifact is finished: a bundle that was built may have left, whatever becomes
-    of its folder.
-    """
+
+def _ledger_of(record: Mapping[str, Any], config: Config, cache: Cache) -> Ledger:
+    return Ledger(
+        events_of([record["ledger"]]),
+        claimed=config.privacy.unit,
+        delta=config.privacy.delta,
+        cache=cache,
+        assumptions=tuple(record["ledger"]["assumptions"]),
+    )
+
+
+def _with_earlier(own: Ledger, root: Path) -> Ledger:
+    """The events of this bundle and of every earlier one below `root` that saw the same patients."""
     path = root / RELEASES
     earlier = events_of(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else ()
-    if register and not set(own.events) <= set(earlier):
-        with path.open("a") as file:
-            file.write(json.dumps({"events": [event.to_dict() for event in own.events]}) + "\n")
     studies = {event.study for event in own.events}
     both = (*own.events, *(event for event in earlier if event.study in studies))
     return replace(own, events=tuple(dict.fromkeys(both)))
+
+
+def _register(own: Ledger, root: Path) -> None:
+    """Before the bundle is built: one that was built may have left, whatever becomes of its folder."""
+    with (root / RELEASES).open("a") as file:
+        file.write(json.dumps({"events": [event.to_dict() for event in own.events]}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _privacy(config: Config, record: Mapping[str, Any], ledger: Ledger, cache: Cache) -> dict[str, Any]:

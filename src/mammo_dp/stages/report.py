@@ -1,18 +1,20 @@
 """`stage=report`: every finished classifier -> report.html, and its tables as CSV, Markdown and LaTeX."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from mammo_dp.artifacts import Artifact, Output, StageResult, environment
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
+from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.reporting import table1
 from mammo_dp.reporting.audits import audits
 from mammo_dp.reporting.details import details
-from mammo_dp.reporting.html import Figure2, page
+from mammo_dp.reporting.html import Figure2, Together, page
 from mammo_dp.reporting.pairs import pairs
 from mammo_dp.reporting.runs import Run
 
@@ -20,7 +22,7 @@ from mammo_dp.reporting.runs import Run
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     classifiers = {n: a for n, a in inputs.items() if a.manifest["stage"] == "train_classifier"}
     found = table1.studies(
-        (Run.of(artifact) for artifact in classifiers.values()),
+        (Run.of(artifact, cache=output.cache) for artifact in classifiers.values()),
         together=lambda runs: _seeds_together(runs, output.cache),
     )
     differences = [pairs(study) for study in found]
@@ -38,6 +40,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     text = page(
         found,
         provenance=_provenance(inputs),
+        together=[_all_together(study, output.cache) for study in found],
         pairs=differences,
         audited=audited,
         figure2=[_figure2(artifact) for artifact in evaluations],
@@ -77,7 +80,7 @@ def _audits(
 def _figure2(artifact: Artifact) -> Figure2:
     table = pd.read_csv(artifact.path("distances.csv"), keep_default_na=False)
     return Figure2(
-        title=artifact.folder.name,
+        title=artifact.manifest["label"],
         png=artifact.path("figure2.png").read_bytes(),
         table=table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)),
     )
@@ -89,11 +92,28 @@ def _provenance(inputs: Mapping[str, Artifact]) -> dict[str, str]:
     dirty = any((a.manifest["git"] or {}).get("dirty") for a in inputs.values())
     return {
         "runs": str(len(inputs)),
-        "artifacts": ", ".join(sorted(artifact.name for artifact in inputs.values())),
+        # not their names: these change with any file of any patient
+        "artifacts": ", ".join(f"{count} of {stage}" for stage, count in sorted(_stages(inputs).items())),
         "code of the runs": ", ".join(commits) + (" with changes that are in no commit" if dirty else ""),
         "code of this page": f"commit {made_by['git']['commit']}" if made_by["git"] else "installed package",
         "packages": ", ".join(f"{name} {version}" for name, version in made_by["packages"].items()),
     }
+
+
+def _stages(inputs: Mapping[str, Artifact]) -> Counter[str]:
+    return Counter(artifact.manifest["stage"] for artifact in inputs.values())
+
+
+def _all_together(study: table1.Study, cache: Cache) -> list[Together]:
+    """What all private runs of a table reveal together, apart for those at image level and those at patient level."""
+    runs = [run for row in study.rows for run in row.runs if run.epsilon != float("inf")]
+    found = []
+    for unit in get_args(Unit):
+        mine = [run for run in runs if run.ledger["headline"] and run.ledger["headline"]["unit"] == unit]
+        epsilon = _seeds_together(mine, cache) if mine else None
+        if epsilon is not None:
+            found.append(Together(unit, len(mine), epsilon))
+    return found
 
 
 def _seeds_together(runs: Sequence[Run], cache: Cache) -> float | None:

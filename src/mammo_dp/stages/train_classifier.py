@@ -18,6 +18,7 @@ from mammo_dp.models.classifier import BODY, HEAD, build_body, model_record, wei
 from mammo_dp.models.released import released_settings
 from mammo_dp.privacy import accounting
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
+from mammo_dp.privacy.noise import randomness_notes
 from mammo_dp.privacy.planning import Plan, make_plan, private_mechanism
 from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness
@@ -26,6 +27,7 @@ from mammo_dp.rounding import rounded_up
 from mammo_dp.training import device as devices
 from mammo_dp.training.backbone import check_backbone
 from mammo_dp.training.loop import train
+from mammo_dp.training.risk import RISK, risk_table, spread
 from mammo_dp.training.runs import Scores, Task, start
 from mammo_dp.training.selection import State
 from mammo_dp.training.units import training_patches, training_units, validation_rows
@@ -50,12 +52,6 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     patches = training_patches(inputs)
     units, public = training_units(patches, config)
     plan = make_plan(config, units=len(units), cache=output.cache)
-    record = mechanism_record(
-        config.privacy, plan, adjacency=config.privacy.adjacency, max_grad_norm=config.recipe.max_grad_norm,
-        cache=output.cache,
-    )  # fmt: skip
-    if plan.mechanism is not None:
-        record["warnings"] = config.warnings
     randomness = Randomness(
         secure=config.privacy.is_private and config.privacy.randomness == "secure",
         seed=config.seed,
@@ -63,6 +59,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     )
     task = Task(config, patches, units, public, plan, randomness, device)
     trainer, scores = start(task, inputs)
+    noise = trainer.optimizer.noise if trainer.optimizer else None
+    record = mechanism_record(
+        config.privacy, plan, adjacency=config.privacy.adjacency, max_grad_norm=config.recipe.max_grad_norm,
+        noise=noise, cache=output.cache,
+    )  # fmt: skip
     validate = None
     if config.recipe.select == "best_val":
         validation = validation_rows(patches, config)
@@ -74,6 +75,11 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     weights = _save(state, config, inputs, output)
     metrics = _evaluate(patches, scores, output)
     metrics["training"] = _training_record(config, plan, step)
+    if plan.mechanism is not None:
+        record["warnings"] = config.warnings
+        table = risk_table(task, trainer.individual, spent=record["epsilon_spent"])
+        table.to_csv(output.folder / RISK, index=False, float_format="%.6g")
+        metrics["individual_mu"] = spread(table["mu"])
     images = _images_per_patient(patches, config)
     privacy = record | _per_patient(config, plan, images, cache=output.cache)
     return StageResult(
@@ -86,6 +92,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             **_continues(inputs),
         },
         most_images=max(images, default=None),
+        assumptions=randomness_notes(noise),
         release=weights,
     )
 

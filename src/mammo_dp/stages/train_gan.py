@@ -19,6 +19,7 @@ from mammo_dp.metrics.frechet import frechet_distance
 from mammo_dp.models.classifier import build_body
 from mammo_dp.models.mcgan import CLASSES, Generator, build_gan, sample
 from mammo_dp.privacy.loss_distribution import cross_check
+from mammo_dp.privacy.noise import randomness_notes
 from mammo_dp.privacy.planning import generator_mechanism, make_generator_plan
 from mammo_dp.privacy.record import mechanism_record
 from mammo_dp.privacy.sampling import Randomness, seeded_generator
@@ -113,8 +114,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             "privacy": mechanism_record(
                 config.gan.privacy,
                 plan,
-                adjacency="add_remove",
+                adjacency="zero_out",
                 max_grad_norm=config.gan.privacy.max_grad_norm,
+                noise=trainer.private.noise if trainer.private else None,
                 cache=output.cache,
             ),
             "device": devices.describe(device),
@@ -124,6 +126,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             },
         },
         release=sha256(weights),
+        assumptions=randomness_notes(trainer.private.noise if trainer.private else None),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,44 +19,25 @@ FEATURES = "features.safetensors"  # of extract_features: (n, FLIPS, d) "feature
 SCALE, SHIFT = "last_norm.scale", "last_norm.shift"
 
 
+@dataclass(frozen=True)
 class Preparation:
     """What is done to each feature vector by itself before the head, at no cost of privacy.
 
-    normalize: layer norm without learnt parameters, then unit length. projection: a fixed random map and, with relu,
-    its positive part, scaled to unit length again. The map follows from its size and seed alone.
+    normalize: layer norm without learnt parameters, then unit length.
     """
 
-    def __init__(self, *, normalize: bool, projection: str, size: int, seed: int) -> None:
-        self.normalize, self.projection, self.size, self.seed = normalize, projection, size, seed
-        self._maps: dict[int, torch.Tensor] = {}
+    normalize: bool
 
     @classmethod
     def of(cls, recipe: Mapping[str, Any]) -> "Preparation":
-        """From a recipe's record; those of before there were projections have none."""
-        return cls(
-            normalize=recipe["normalize_features"], projection=recipe.get("projection", "none"),
-            size=recipe.get("projection_size", 1), seed=recipe.get("projection_seed", 0),
-        )  # fmt: skip
-
-    def width(self, features: int) -> int:
-        """Length of what becomes of a vector of that length."""
-        return features if self.projection == "none" else self.size
+        """From a recipe's record."""
+        return cls(normalize=recipe["normalize_features"])
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., d) -> (..., width(d))."""
-        if self.normalize:
-            features = functional.normalize(functional.layer_norm(features, features.shape[-1:]), dim=-1)
-        if self.projection == "none":
+        """(..., d) -> (..., d)."""
+        if not self.normalize:
             return features
-        mapped = features @ self._map(features.shape[-1]).to(features)
-        return functional.normalize(mapped.relu() if self.projection == "relu" else mapped, dim=-1)
-
-    def _map(self, features: int) -> torch.Tensor:
-        if features not in self._maps:
-            rng = np.random.default_rng(self.seed)
-            drawn = rng.standard_normal((self.size, features), dtype=np.float32)
-            self._maps[features] = torch.from_numpy(drawn).T / self.size**0.5
-        return self._maps[features]
+        return functional.normalize(functional.layer_norm(features, features.shape[-1:]), dim=-1)
 
 
 class FeatureSource(Protocol):
@@ -118,7 +100,7 @@ class ImageFeatures:
             chunks.append(torch.stack(columns, dim=1))
         if not chunks:  # an empty Poisson batch is still a step
             width = self.encode(inputs_of(self.images[:1], self.settings)).shape[1]
-            return torch.zeros(0, flips.shape[1], self.prepare.width(width))
+            return torch.zeros(0, flips.shape[1], width)
         return self.prepare(torch.cat(chunks))
 
 

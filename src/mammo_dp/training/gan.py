@@ -5,7 +5,7 @@ noised; everything else, the generator included, sees private images through tha
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
@@ -17,15 +17,18 @@ from torch.nn import functional
 from mammo_dp.data.augmentation import random_views
 from mammo_dp.errors import UserError
 from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
-from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradient_sum
-from mammo_dp.privacy.optimizer import private_optimizer
+from mammo_dp.privacy.mechanism import GridSum, PrivateOptimizer, exact_device
+from mammo_dp.privacy.network_gradients import (
+    check_no_batch_statistics,
+    clipped_sum,
+    images_at_once,
+    unit_gradients,
+)
 from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import (
-    NONE_LEFT,
-    FullBatch,
-    PoissonBatches,
     Randomness,
     ShuffledBatches,
+    batches_of,
     left_of,
 )
 from mammo_dp.privacy.units import Units
@@ -77,15 +80,17 @@ class GanTrainer:
         )
         self.generate, self.judge = self._callable(self.generator), self._callable(self.discriminator)
         self.batches_rng = randomness.generator("batches")
-        self.noise_rng = randomness.generator("noise", device)
+        self.noise_rng = randomness.generator("noise", exact_device(device))
         self.views_rng = randomness.generator("views", device)
         self.latents_rng = randomness.generator("latents", device)
         self.randomness = randomness
-        self.batches = self._batches()
+        self.batches = batches_of(
+            len(units), plan.mechanism, settings.batch_size, self.batches_rng, secure=randomness.secure
+        )
         adam: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "fused": True}
         self.generator_adam = torch.optim.Adam(self.generator.parameters(), **adam)
         self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), **adam)
-        self.private: Any = None
+        self.private: PrivateOptimizer | None = None
         if plan.mechanism is not None:
             check_no_batch_statistics(self.discriminator)
             one = (
@@ -97,15 +102,15 @@ class GanTrainer:
             self.at_once = images_at_once(
                 self.discriminator, _on_one_generated, one, target, memory_limit=limit
             )
-            self.private = private_optimizer(
+            parameters = list(self.discriminator.parameters())
+            self.private = PrivateOptimizer(
                 self.discriminator_adam,
-                plan.mechanism,
-                max_grad_norm=settings.privacy.max_grad_norm,
-                public_count=plan.public_count,
-                noise=self.noise_rng,
-                secure=randomness.secure,
+                parameters,
+                noise_multiplier=plan.mechanism.noise_multiplier,
+                divisor=plan.divisor,
+                noise=randomness.noise(self.noise_rng, coordinates=sum(p.numel() for p in parameters)),
             )
-            self.private.attach_step_hook(lambda _: self._add_generated())
+            self.private.before_step = self._add_generated
         self.step_number = 0
         self.losses = torch.zeros(len(self.loss_names), device=device)  # sums over the present epoch
         self.certain_epochs = 0  # in a row
@@ -123,14 +128,6 @@ class GanTrainer:
 
     def _callable(self, network: nn.Module) -> Callable[..., torch.Tensor]:
         return torch.compile(network) if self.runtime.compile else network  # type: ignore[return-value]
-
-    def _batches(self) -> PoissonBatches | FullBatch | ShuffledBatches:
-        mechanism, count = self.plan.mechanism, len(self.units)
-        if mechanism is None:
-            return ShuffledBatches(count, self.settings.batch_size, self.batches_rng, NONE_LEFT)
-        if mechanism.is_full_batch:
-            return FullBatch(count)
-        return PoissonBatches(count, mechanism.sample_rate, self.batches_rng)
 
     # --- one step ------------------------------------------------------------------------------------------------
 
@@ -172,15 +169,23 @@ class GanTrainer:
     def _step_private_discriminator(
         self, chosen: torch.Tensor, generated: torch.Tensor, labels: torch.Tensor
     ) -> None:
-        groups = list(self.units.by_size(chosen))
-        sizes = [torch.full((len(g),), g.shape[1], dtype=torch.int64) for g in groups]
-        positions = torch.cat([g.flatten() for g in groups] or [NONE_LEFT])
-        real, labels_of_real, target = self._real(positions)
-        each = torch.cat(sizes or [NONE_LEFT])
-        self._set_gradients(self._clipped_sum((real, labels_of_real), _on_one_real, target, each))
+        assert self.private is not None
         self.generated = (generated, labels)
-        self.private.step()  # noise and scale, then _add_generated, then Adam
-        self.private.zero_grad(set_to_none=True)
+        self.private.step(self.private_sum(chosen))  # noise and scale, then _add_generated, then Adam
+
+    def private_sum(self, chosen: torch.Tensor) -> GridSum:
+        """The exact sum over the chosen units of the discriminator's clipped mean gradient on their real images."""
+        total = GridSum(
+            [tuple(p.shape) for p in self.discriminator.parameters()],
+            clip=self.settings.privacy.max_grad_norm,
+        )
+        groups = list(self.units.by_size(chosen))
+        if groups:
+            sizes = torch.cat([torch.full((len(g),), g.shape[1], dtype=torch.int64) for g in groups])
+            real, labels, target = self._real(torch.cat([g.flatten() for g in groups]))
+            for means in self._unit_gradients((real, labels), _on_one_real, target, sizes):
+                total.add_formed(means)
+        return total
 
     def _add_generated(self) -> None:
         """Add the gradient on generated images to the noisy one on real images: it needs no noise.
@@ -188,32 +193,29 @@ class GanTrainer:
         It is clipped as well, image by image, so that both halves have one scale.
         """
         images, labels = self.generated
-        noisy = [parameter.grad for parameter in self.discriminator.parameters()]
         count = len(images)
         target, sizes = torch.zeros(count, device=self.device), torch.ones(count, dtype=torch.int64)
-        sums = self._clipped_sum((images, labels), _on_one_generated, target, sizes)
-        self._set_gradients([n + s / count for n, s in zip(noisy, sums, strict=True)])  # type: ignore[operator]
+        means = self._unit_gradients((images, labels), _on_one_generated, target, sizes)
+        sums = clipped_sum(self.discriminator, means, max_grad_norm=self.settings.privacy.max_grad_norm)
+        for parameter, added in zip(self.discriminator.parameters(), sums, strict=True):
+            parameter.grad = parameter.grad + added / count  # type: ignore[operator]
 
-    def _clipped_sum(
+    def _unit_gradients(
         self,
         inputs: tuple[torch.Tensor, torch.Tensor],
         loss: Callable[..., torch.Tensor],
         target: torch.Tensor,
         sizes: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        return unit_gradient_sum(
+    ) -> Iterator[list[torch.Tensor]]:
+        return unit_gradients(
             self.discriminator,
             loss,
             inputs,
             torch.stack([target, inputs[1].to(target.dtype)], dim=1),
             sizes,
-            max_grad_norm=self.settings.privacy.max_grad_norm,
             at_once=self.at_once,
+            alone=self.randomness.secure,
         )
-
-    def _set_gradients(self, gradients: list[torch.Tensor]) -> None:
-        for parameter, gradient in zip(self.discriminator.parameters(), gradients, strict=True):
-            parameter.grad = gradient
 
     def _step_generator(self, generated: torch.Tensor, labels: torch.Tensor) -> None:
         with self._precision():

@@ -1,6 +1,6 @@
 """Training a classifier on images: every parameter, its biases or its last stage, with or without privacy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
@@ -12,13 +12,15 @@ from torch.nn import functional
 
 from mammo_dp.data.transforms import FLIPS, flip, scaled, square
 from mammo_dp.models.trainable import set_trained
-from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradient_sum
-from mammo_dp.privacy.optimizer import private_optimizer
+from mammo_dp.privacy.individual import Individual
+from mammo_dp.privacy.mechanism import GridSum, PrivateOptimizer, exact_device
+from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradients
 from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import Randomness, ShuffledBatches, batches_of, left_of
 from mammo_dp.privacy.units import Units
 from mammo_dp.sections import Classifier, Recipe, Runtime
 from mammo_dp.training import checkpoint
+from mammo_dp.training.classifier import count_of
 from mammo_dp.training.features import Preparation, seeded_layers
 from mammo_dp.training.optimizers import inner_optimizer
 from mammo_dp.training.selection import Selection
@@ -69,23 +71,28 @@ class NetworkTrainer:
         self.units, self.labels = units, labels.to(device)
         self.batches_rng = randomness.generator("batches")
         self.layers_rng = randomness.generator("layers")
-        self.noise_rng = randomness.generator("noise", device)
-        self.batches = batches_of(len(units), plan.mechanism, recipe.batch_size, self.batches_rng)
+        self.noise_rng = randomness.generator("noise", exact_device(device))
+        self.batches = batches_of(
+            len(units), plan.mechanism, recipe.batch_size, self.batches_rng, secure=randomness.secure
+        )
         self.inner = inner_optimizer(self.trained, recipe, plan)
-        self.optimizer: Any = self.inner
+        self.optimizer: PrivateOptimizer | None = None
+        self.individual = Individual.of(len(units), plan.mechanism)
+        self.on_sum: Callable[[torch.Tensor, GridSum], None] | None = (
+            None  # an audit's hook, as in HeadTrainer
+        )
         if plan.mechanism is not None:
             check_no_batch_statistics(network.eval())
             self.at_once = images_at_once(
                 network, self._loss_of_one, [self._inputs(torch.tensor([0]))], self.labels[:1],
                 memory_limit=runtime.memory_limit,
             )  # fmt: skip
-            self.optimizer = private_optimizer(
+            self.optimizer = PrivateOptimizer(
                 self.inner,
-                plan.mechanism,
-                max_grad_norm=recipe.max_grad_norm,
-                public_count=plan.public_count,
-                noise=self.noise_rng,
-                secure=randomness.secure,
+                self.trained,
+                noise_multiplier=plan.mechanism.noise_multiplier,
+                divisor=plan.divisor,
+                noise=randomness.noise(self.noise_rng, coordinates=count_of(self.trained)),
             )
         self.step_number = 0
         self.selection = Selection(recipe, self.network, steps=plan.steps)
@@ -94,41 +101,43 @@ class NetworkTrainer:
         """Draw a batch of units, and move what trains along the mean over them of their images' mean loss."""
         self.network.train(self.as_in_training)
         chosen = self.batches.next()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.plan.mechanism is not None:
-            self.sum_gradients(chosen)
-        else:
+        if self.optimizer is None:
             self._mean_gradients(chosen)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            self.inner.step()
+            self.inner.zero_grad(set_to_none=True)
+        else:
+            total = self.private_sum(chosen, account=True)
+            if self.on_sum is not None:
+                self.on_sum(chosen, total)
+            self.optimizer.step(total)
         self.step_number += 1
         self.selection.after_step(self.step_number)
 
-    def sum_gradients(self, chosen: torch.Tensor) -> None:
-        """Set every .grad to the sum over the chosen units of the clipped mean gradient of their images and flips."""
-        total = [torch.zeros_like(parameter) for parameter in self.trained]
-        for positions in self._parts(chosen):
+    def private_sum(self, chosen: torch.Tensor, *, account: bool = False) -> GridSum:
+        """The exact sum over the chosen units of the clipped mean gradient of their images and flips.
+
+        `account`: note each unit's share in `individual`.
+        """
+        total = GridSum([tuple(p.shape) for p in self.trained], clip=self.recipe.max_grad_norm)
+        for numbers, positions in self._parts(chosen):
             inputs, labels = self._views(positions.flatten())
             rows = len(labels) // len(positions)
-            part = unit_gradient_sum(
-                self.network,
-                self._loss_of_one,
-                [inputs],
-                labels,
-                torch.full((len(positions),), rows, dtype=torch.int64),
-                max_grad_norm=self.recipe.max_grad_norm,
-                at_once=self.at_once,
-            )
-            for into, added in zip(total, part, strict=True):
-                into += added
-        for parameter, gradient in zip(self.trained, total, strict=True):
-            parameter.grad = gradient
+            sizes = torch.full((len(positions),), rows, dtype=torch.int64)
+            means = unit_gradients(
+                self.network, self._loss_of_one, [inputs], labels, sizes,
+                at_once=self.at_once, alone=self.randomness.secure,
+            )  # fmt: skip
+            squared = [total.add_formed(gradients) for gradients in means]
+            if account:
+                self.individual.add(numbers, torch.cat(squared))
+        return total
 
-    def _parts(self, chosen: torch.Tensor) -> Iterator[torch.Tensor]:
-        """(units, k) positions, so many units at a time that their views fit the memory; one unit at least."""
+    def _parts(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Numbers (units,) and (units, k) positions, so many units at a time that their views fit the memory."""
         flips = FLIPS if self.recipe.flips == "all" else 1
-        for positions in self.units.by_size(chosen):
-            yield from positions.split(max(1, self.at_once // (positions.shape[1] * flips)))
+        for numbers, positions in self.units.numbered(chosen):
+            most = max(1, self.at_once // (positions.shape[1] * flips))
+            yield from zip(numbers.split(most), positions.split(most), strict=True)
 
     def _loss_of_one(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(logits.float(), label, label_smoothing=self.recipe.label_smoothing)
@@ -195,6 +204,7 @@ class NetworkTrainer:
             "optimizer": self.inner.state_dict(),
             "left": left_of(self.batches),
             "selection": self.selection.state_dict(),
+            "individual": self.individual.state,
             **self.randomness.states(self._streams),
         }
 
@@ -207,6 +217,7 @@ class NetworkTrainer:
         if isinstance(self.batches, ShuffledBatches):
             self.batches.left = state["left"]
         self.selection.load_state_dict(state["selection"])
+        self.individual.state = state["individual"]
         self.randomness.restore(self._streams, state)
 
     @property

@@ -1,7 +1,6 @@
 """The optimizer that a recipe names, and the step size that follows from the noise."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -15,9 +14,6 @@ def inner_optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe, plan: Pl
     lr = learning_rate(recipe, plan)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True)
-    if recipe.optimizer == "adam_bc":
-        noise = noise_of_mean(plan, max_grad_norm=recipe.max_grad_norm)
-        return AdamBC(parameters, lr=lr, weight_decay=recipe.weight_decay, noise=noise)
     return torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
@@ -44,44 +40,4 @@ def noise_of_mean(plan: Plan, *, max_grad_norm: float) -> float:
     """Standard deviation of the noise in each entry of a step's mean gradient, sigma C / (q N); 0 without privacy."""
     if plan.mechanism is None:
         return 0.0
-    mechanism = plan.mechanism
-    return mechanism.noise_multiplier * max_grad_norm / (mechanism.sample_rate * plan.public_count)
-
-
-class AdamBC(torch.optim.Optimizer):
-    """Adam whose second moment is freed of the noise's variance (Tang, Lecuyer 2023, DP-AdamBC).
-
-    v^ - noise^2, and at least (FLOOR noise)^2, stands where Adam has v^: else noise alone sets every step's size.
-    noise: standard deviation of each entry of the noisy mean gradient. Weight decay is decoupled, as in AdamW.
-    """
-
-    BETAS, EPSILON, FLOOR = (0.9, 0.999), 1e-8, 0.1
-
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], *, lr: float, weight_decay: float, noise: float
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "noise": noise})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step on the gradients at hand. closure: not used."""
-        first, second = self.BETAS
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state |= {
-                        "step": 0,
-                        "mean": torch.zeros_like(parameter),
-                        "square": torch.zeros_like(parameter),
-                    }
-                state["step"] += 1
-                state["mean"].lerp_(parameter.grad, 1 - first)
-                state["square"].lerp_(parameter.grad.square(), 1 - second)
-                mean = state["mean"] / (1 - first ** state["step"])
-                square = state["square"] / (1 - second ** state["step"]) - group["noise"] ** 2
-                square.clamp_(min=(self.FLOOR * group["noise"]) ** 2)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(group["lr"] * mean / (square.sqrt() + self.EPSILON))
+    return plan.mechanism.noise_multiplier * max_grad_norm / plan.divisor

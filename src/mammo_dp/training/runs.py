@@ -29,7 +29,6 @@ from mammo_dp.training.features import (
     with_stochastic_depth,
 )
 from mammo_dp.training.network import Network, NetworkTrainer
-from mammo_dp.training.solved import StatisticsTrainer
 
 Scores = Callable[[np.ndarray], np.ndarray]  # positions in the patch set -> probability of malignant
 
@@ -85,8 +84,7 @@ def head_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[HeadTrainer, S
     else:
         source, plain, affine, width = _from_images(task, inputs)
     head = _head(config, inputs, width=width, affine=affine)
-    trainer_of = HeadTrainer if recipe.solver == "descent" else StatisticsTrainer
-    trainer = trainer_of(
+    trainer = HeadTrainer(
         head,
         source,
         task.units,
@@ -126,7 +124,7 @@ def cached_features(
         affine = Affine(table.shape[-1])
         affine.load_state_dict({"weight": stored[0][SCALE], "bias": stored[0][SHIFT]})
     prepare = Preparation.of(config.recipe.model_dump())
-    return CachedFeatures(table, prepare=prepare), affine, prepare.width(table.shape[-1])
+    return CachedFeatures(table, prepare=prepare), affine, table.shape[-1]
 
 
 def _from_images(
@@ -147,9 +145,9 @@ def _from_images(
     affine = take_norm(body, settings) if settings.trainable == "norm_head" else None
     plain = source(body)
     if settings.body_mode == "eval":
-        return plain, plain, affine, prepare.width(feature_size(body))
+        return plain, plain, affine, feature_size(body)
     again = _body(config, inputs)
     if affine is not None:
         take_norm(again, settings)
     random = source(with_stochastic_depth(again), task.randomness.generator("layers"))
-    return random, plain, affine, prepare.width(feature_size(body))
+    return random, plain, affine, feature_size(body)
