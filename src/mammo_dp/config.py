@@ -326,6 +326,12 @@ class Config(Section):
                 "classifier.trainable=head"
             )
         mixes = self.experiment.uses_synthetic and self.synthetic.role == "public"
+        if mixes and self.classifier.body_mode == "train":
+            raise ValueError(
+                "classifier.body_mode=train draws stochastic depth for private and public images from one stream, so "
+                "public gradients would depend on private batches; set classifier.body_mode=eval, or "
+                "synthetic.role=pooled"
+            )
         if mixes and self.recipe.lr is None:
             raise ValueError(
                 "recipe.lr=null does not know of public gradients, which synthetic.role=public mixes in; set "

@@ -22,18 +22,29 @@ Fault = Callable[[HeadTrainer], None]
 
 
 def trainer_of(
-    mechanism: Mechanism, *, seed: int = 0, room: int = 0, recipe: Recipe | None = None, secure: bool = False
+    mechanism: Mechanism,
+    *,
+    seed: int = 0,
+    room: int = 0,
+    recipe: Recipe | None = None,
+    secure: bool = False,
+    without: int | None = None,
 ) -> HeadTrainer:
-    """60 patients, of whom 20 have two images; `room` empty units behind them."""
+    """60 patients, of whom 20 have two images; `room` empty units behind them; `without`: other data in one of them."""
     recipe = recipe or config_of("recipe=dp_gd").recipe
     if not mechanism.is_full_batch:
         recipe = recipe.model_copy(update={"batch_size": 15})
     g = torch.Generator().manual_seed(0)
+    table, labels = torch.randn(IMAGES, 4, FEATURES, generator=g), torch.randint(2, (IMAGES,), generator=g)
+    members = list(MEMBERS)
+    if without is not None:
+        table[members[without]], labels[members[without]] = 0, 1 - labels[members[without]]
+        members[without] = []
     return HeadTrainer(
         build_head(recipe, features=FEATURES, seed=0),
-        CachedFeatures(torch.randn(IMAGES, 4, FEATURES, generator=g), prepare=UNIT_LENGTH),
-        Units([*MEMBERS, *([] for _ in range(room))]),
-        torch.randint(2, (IMAGES,), generator=g),
+        CachedFeatures(table, prepare=UNIT_LENGTH),
+        Units([*members, *([] for _ in range(room))]),
+        labels,
         plan=Plan(mechanism.steps, 1, mechanism, first_eligible_step=0, public_count=PATIENTS),
         recipe=recipe,
         randomness=Randomness(secure=secure, seed=seed, run="audit"),
@@ -99,9 +110,10 @@ def centred(trainer: HeadTrainer) -> None:
     trainer._rows = rows
 
 
-def class_balance_after_the_noise(trainer: HeadTrainer) -> None:
+def class_balance_after_the_noise(trainer: HeadTrainer, first: int = 0) -> None:
     def add() -> None:
-        trainer.parameters[1].grad += trainer.labels.float().mean()
+        if trainer.step_number >= first:
+            trainer.parameters[1].grad += trainer.labels.float().mean()
 
     trainer.optimizer.before_step = add
 
@@ -160,6 +172,13 @@ FULL: dict[str, Fault] = {
         ).long()
     ),
 }
+FULL |= {
+    "class balance added from step 50 on": lambda trainer: class_balance_after_the_noise(trainer, first=50),
+    "a head started from the private class balance": lambda trainer: trainer.parameters[1].data.add_(
+        trainer.labels.float().mean()
+    ),
+    "less noise in the step than is observed": lambda trainer: _another_step(trainer),
+}
 POISSON: dict[str, Fault] = {
     "sampled at twice the rate": twice_the_rate,
     "shuffled, Poisson claimed": shuffled,
@@ -175,3 +194,14 @@ def _repeating(trainer: HeadTrainer, period: int) -> None:
         return kept[step % period]
 
     _noise(change)(trainer)
+
+
+def _another_step(trainer: HeadTrainer) -> None:
+    """The observer sees one noisy sum, and the weights move by the mean of it and the exact one."""
+    own = trainer.optimizer._gradients
+
+    def gradients(noisy, step):
+        total = trainer.private_sum(torch.arange(len(trainer.units)))
+        return [(a + b) / 2 for a, b in zip(own(noisy, step), own(total.blocks, step), strict=True)]
+
+    trainer.optimizer._gradients = gradients

@@ -10,6 +10,7 @@ the coin's sign.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,9 @@ class Canaries:
         self.others = self.total
         trainer.on_sum = self._add
         trainer.optimizer.observer = self._observe
+        self.own_step = trainer.optimizer.inner.step
+        if trainer.optimizer.before_step is None:  # else public gradients have been mixed in, rightly
+            trainer.optimizer.inner.step = self._step  # type: ignore[method-assign]
 
     def _add(self, chosen: torch.Tensor, total: GridSum) -> None:
         self.residuals.drawn(chosen)
@@ -93,10 +97,23 @@ class Canaries:
 
     def _observe(self, total: GridSum, noisy: Sequence[torch.Tensor]) -> None:
         self.residuals.add(total.blocks, noisy)
+        self.noisy = noisy
         seen = self._read(noisy) - self.others
         self.total += self._evidence(
             seen * (grid_step(self.clip) / (self.claimed.noise_multiplier * self.clip))
         )
+
+    def _step(self, *args: Any, **kwargs: Any) -> Any:
+        """The inner optimizer's step, on the gradients that the observed noisy sum gives."""
+        optimizer = self.trainer.optimizer
+        assert optimizer is not None
+        expected = optimizer._gradients(self.noisy, grid_step(self.clip))
+        for parameter, gradient in zip(optimizer.parameters, expected, strict=True):
+            same = parameter.grad is not None and torch.equal(
+                parameter.grad, gradient.view_as(parameter).to(parameter)
+            )
+            self.residuals.as_released = self.residuals.as_released and same
+        return self.own_step(*args, **kwargs)
 
     def _evidence(self, seen: torch.Tensor) -> torch.Tensor:
         """Log-likelihood ratio of one step: N(1/sigma, 1), if sampled, against N(0, 1); or N(+-1/sigma, 1)."""

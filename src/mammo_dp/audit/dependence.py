@@ -5,8 +5,6 @@ and under replayed noise a run with other data in place of one unit must end in 
 weights of linear heads are checked for the noise that they should carry.
 """
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +13,6 @@ from torch import nn
 
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.planning import Plan
-from mammo_dp.privacy.units import Units
 from mammo_dp.sections import Recipe
 from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.network import NetworkTrainer
@@ -24,7 +21,7 @@ from mammo_dp.training.selection import iterate_weight
 
 ALONE = 64  # units whose own contribution is measured: those with the most images, which image-wise clipping shows best
 LEFT_OUT = 8  # of them, for additivity
-PAIR_STEPS = 10
+PAIR_STEPS = 400  # of a pair of runs: all of them for full batches
 # norm over C of what sums of units miss by rounding where several units share a float32 matrix product (seeded runs of
 # other heads than linear ones): beyond it, units depend on each other
 CROSSTALK = 1e-3
@@ -101,28 +98,16 @@ class Replay:
         return self.noisy.pop(0)
 
 
-def differing_weights(start: Callable[[], Trainer]) -> int:
-    """Weights that differ, bit for bit, between two runs under the same noisy sums, one with other data in one unit.
+def differing_weights(first: Trainer, second: Trainer) -> int:
+    """Weights that differ, bit for bit, between two fresh trainers under the same noisy sums.
 
-    start: gives the trainer anew. The unit is taken out, its label is flipped and its data is blank wherever the
-    trainer holds them, so that whatever else reads them shows.
+    second: the same run with other data in place of one unit, from before it was built. Streams that draw for public
+    images go alike in both. Compared are the last weights and those that the recipe would keep.
     """
-    first, second = start(), start()
     assert first.optimizer is not None
     assert second.optimizer is not None
-    changed = int(torch.argmax(second.units.sizes))
-    members = second.units.members()
-    positions = torch.tensor(members[changed])
-    second.units = Units([m for number, m in enumerate(members) if number != changed] + [[]])
-    second.labels = second.labels.clone()
-    second.labels[positions.to(second.labels.device)] ^= 1
-    if isinstance(second, NetworkTrainer):
-        second.images = second.images.clone()
-        second.images[positions.to(second.images.device)] = 0
-    elif hasattr(second.source, "table"):
-        second.source = copy.copy(second.source)
-        second.source.table = second.source.table.clone()  # type: ignore[attr-defined]
-        second.source.table[positions.to(second.source.table.device)] = 0  # type: ignore[attr-defined]
+    for stream, generator in first._streams.items():
+        second._streams[stream].set_state(generator.get_state())
     steps = min(PAIR_STEPS, first.plan.steps)
     replay = Replay(first.optimizer.noise)
     for trainer in (first, second):
@@ -130,8 +115,13 @@ def differing_weights(start: Callable[[], Trainer]) -> int:
         for _ in range(steps):
             trainer.step()
         replay.recording = False
-    weights = [torch.cat([p.detach().flatten() for p in t.optimizer.parameters]) for t in (first, second)]  # type: ignore[union-attr]
-    return int((weights[0] != weights[1]).sum())
+    return sum(int((a != b).sum()) for a, b in zip(_weights(first), _weights(second), strict=True))
+
+
+def _weights(trainer: Trainer) -> list[torch.Tensor]:
+    assert trainer.optimizer is not None
+    kept = [] if trainer.recipe.select == "best_val" else list(trainer.selection.selected()[0].values())
+    return [*(p.detach() for p in trainer.optimizer.parameters), *kept]
 
 
 # --- released weights -----------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The models of an audit: heads retrained with and without each record, and runs of the real trainer with canaries."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mammo_dp.artifacts import Artifact
@@ -17,7 +19,9 @@ from mammo_dp.data.transforms import FLIPS
 from mammo_dp.models.classifier import HEAD, class_difference
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.privacy.units import Units
 from mammo_dp.training.classifier import HeadTrainer, count_of
+from mammo_dp.training.features import FEATURES
 from mammo_dp.training.network import NetworkTrainer
 from mammo_dp.training.optimizers import learning_rate
 from mammo_dp.training.runs import Task, head_run, start
@@ -131,15 +135,56 @@ def with_canaries(
         "noise": torch.tensor(
             [residuals.total_squares, residuals.size * residuals.count], dtype=torch.float64
         ),
+        "first": residuals.first if residuals.first is not None else torch.empty(0, dtype=torch.float64),
         "p_values": torch.tensor([found[name] for name in TESTS], dtype=torch.float64),
         "dependence": torch.tensor(own, dtype=torch.float64),
     }
 
 
 def pair(task: Task, inputs: Mapping[str, Artifact], randomness: Randomness) -> dict[str, torch.Tensor]:
-    """Weights that differ between two runs of the real trainer under the same noisy sums (`differing_weights`)."""
-    start_again = lambda: _started(task, inputs, randomness, noise_fraction=1.0)  # noqa: E731
-    return {"differing": torch.tensor(differing_weights(start_again))}
+    """Weights that differ between two runs of the real trainer under the same noisy sums (`differing_weights`).
+
+    The second run has no member of the largest unit: its images are black, their labels flipped and their features zero
+    wherever anything may read them.
+    """
+    largest = int(torch.argmax(task.units.sizes))
+    members = task.units.members()
+    gone = np.array(members[largest], dtype=np.int64)
+    index = task.patches.index.copy()
+    index["malignant"] = np.where(
+        np.isin(np.arange(len(index)), gone), 1 - index["malignant"], index["malignant"]
+    )
+    patches = replace(task.patches, index=index)
+    if "features" not in inputs:
+        images = task.patches.images.copy()
+        images[gone] = 0
+        patches.__dict__["images"] = images  # where it keeps them once they are read
+    units = Units([[] if number == largest else unit for number, unit in enumerate(members)])
+    first = _started(task, inputs, randomness, noise_fraction=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        blank = _blanked(inputs, gone, Path(folder))
+        second = _started(replace(task, patches=patches, units=units), blank, randomness, noise_fraction=1.0)
+        return {"differing": torch.tensor(differing_weights(first, second))}
+
+
+@dataclass(frozen=True)
+class _Blanked(Artifact):
+    """Features of which some rows are zero."""
+
+    file: Path
+
+    def path(self, name: str) -> Path:
+        return self.file
+
+
+def _blanked(inputs: Mapping[str, Artifact], gone: np.ndarray, folder: Path) -> Mapping[str, Artifact]:
+    if "features" not in inputs:
+        return inputs
+    own = inputs["features"]
+    tensors = load_file(own.path(FEATURES))
+    tensors["features"][torch.from_numpy(gone)] = 0  # real patches come first
+    save_file(tensors, folder / FEATURES)
+    return {**inputs, "features": _Blanked(own.folder, own.manifest, folder / FEATURES)}
 
 
 def _started(

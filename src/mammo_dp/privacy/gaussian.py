@@ -38,9 +38,11 @@ def gaussian_mu(epsilon: float, *, delta: float) -> float:
         return 0.0
     if math.isinf(epsilon):
         return math.inf
-    high = 1.0
+    low, high = 1e-9, 1.0
+    if gaussian_delta(low, epsilon=epsilon) >= delta:
+        return 0.0
     while gaussian_delta(high, epsilon=epsilon) < delta:
         high *= 2
     return float(
-        brentq(lambda mu: gaussian_delta(mu, epsilon=epsilon) - delta, 1e-9, high, xtol=1e-12, rtol=1e-14)
+        brentq(lambda mu: gaussian_delta(mu, epsilon=epsilon) - delta, low, high, xtol=1e-12, rtol=1e-14)
     )  # type: ignore[arg-type]

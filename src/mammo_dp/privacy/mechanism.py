@@ -196,8 +196,11 @@ class GridSum:
     @property
     def blocks(self) -> list[torch.Tensor]:
         """int64 in grid steps. A block that no unit has reached is zero."""
+        device = next((block.device for block in self._added.values()), None)
         return [
-            self._added[number] if number in self._added else torch.zeros(shape, dtype=torch.int64)
+            self._added[number]
+            if number in self._added
+            else torch.zeros(shape, dtype=torch.int64, device=device)
             for number, shape in enumerate(self.shapes)
         ]
 
@@ -227,7 +230,8 @@ class GridSum:
         kept = finite & (squared <= 1)
         for number, part in rounded.items():
             added = part.sum(kept.to(torch.float64))
-            self._added[number] = self._added[number].add_(added) if number in self._added else added
+            before = self._added.get(number)
+            self._added[number] = added if before is None else before.add_(added.to(before.device))
         return torch.where(kept, squared, 0.0)
 
     def released(self, noise: NoiseSource, noise_multiplier: float) -> "list[torch.Tensor]":

@@ -42,13 +42,14 @@ def statement(ledger: Ledger) -> str:
     """One paragraph. Without private sizes if the ledger has none (`Ledger.for_release`)."""
     worst = ledger.headline
     parts = [_headline(ledger) if worst else NOTHING_SHAPED]
-    if worst and not worst.unlimited and SEEDED in ledger.assumptions:
+    if SEEDED in ledger.assumptions and any(event.mechanism for event in ledger.events):
         parts.insert(0, NOT_A_RELEASE)
     others = [account for account in ledger.accounts if account is not worst]
     parts += [_account(account, claimed=ledger.claimed) for account in others]
     if worst and worst.unlimited:
         parts += _own_mechanisms(ledger)
-    parts += [NEIGHBOURS[kind].format(unit=ledger.claimed) for kind in _adjacencies(ledger)]
+    if any(event.mechanism for event in ledger.events):
+        parts.append(NEIGHBOURS[relation(ledger.events)].format(unit=ledger.claimed))
     parts += _outside(ledger)
     if ledger.assumptions:
         parts.append(f"All this rests on: {'; '.join(ledger.assumptions)}.")
@@ -62,6 +63,11 @@ def statement(ledger: Ledger) -> str:
 def _headline(ledger: Ledger) -> str:
     worst = ledger.headline
     assert worst is not None
+    if worst.epsilon is None:
+        return (
+            f"For each {UNIT[worst.unit]} of the {worst.cohort} set of {worst.study} the bound depends on the largest "
+            "number of images of a patient, which is private."
+        )
     if worst.unlimited:
         because = "; ".join(e.why for e in ledger.shaping(worst.study, worst.cohort) if e.mechanism is None)
         return (
@@ -135,10 +141,6 @@ def _attack(account: Account) -> str:
         f"{rounded_up(100 * account.advantage, digits=2)} %; and a guess about a member with a chance of 1 in "
         f"{1 / GUESS:,.0f} succeeds in at most {rounded_up(100 * account.guess, digits=2)} % of cases."
     )
-
-
-def _adjacencies(ledger: Ledger) -> list[str]:
-    return list(dict.fromkeys(e.adjacency for e in ledger.events if e.mechanism is not None))
 
 
 def _listed(words: list[str]) -> str:

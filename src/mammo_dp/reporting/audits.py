@@ -69,14 +69,19 @@ def _named(row: Row) -> dict[str, Any]:
 
 def _line(metrics: Mapping[str, Any], unit: str) -> dict[str, Any]:
     claim, bound = metrics["claims"][unit], metrics["bounds"][unit]
+    private = (
+        claim is not None and claim["images"] is not None
+    )  # it rests on the largest number of images of a patient
     line = {
         "unit": unit,
-        "claim": float("inf") if claim is None else claim["epsilon"],
+        "claim": float("inf") if claim is None else float("nan") if private else claim["epsilon"],
         "lower_bound": bound["epsilon"],
         "by": METHODS[bound["by"]],
         "ceiling": bound["ceiling"],
         "contradicted": metrics["contradicted"][unit],
-        "largest_tpr_at_1_percent_fpr": 1.0 if claim is None else claim["largest_tpr_at_1_percent_fpr"],
+        "largest_tpr_at_1_percent_fpr": (
+            1.0 if claim is None or private else claim["largest_tpr_at_1_percent_fpr"]
+        ),
     }
     rates = metrics["retrains"].get(unit) or (metrics["canaries"] if unit == metrics["unit"] else None) or {}
     line["rates_of"] = "retrained heads" if unit in metrics["retrains"] else "canaries"

@@ -232,7 +232,9 @@ def _audited(r: dict[Any, Any]) -> dict[str, Any]:
     return {
         "small": f"{r['audited_runs']}/{r['runs']} runs audited{control}, alpha {r['alpha']:.2g}",
         "unit": r["unit"],
-        "claim": rounded_up(r["claim"], digits=4).replace("inf", "∞"),
+        "claim": "the owner knows"
+        if pd.isna(r["claim"])
+        else rounded_up(r["claim"], digits=4).replace("inf", "∞"),
         "bound": f"{r['lower_bound']:.3g}",
         "by": r["by"],
         "contradicted": bool(r["contradicted"]),

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -151,7 +151,7 @@ def studies(
     `together` gives the epsilon of several seeds of one row, released together.
     """
     found = []
-    for (_, recipe), members in group(runs).items():
+    for members in group(runs).values():
         rows: dict[tuple[float, str, str, str], list[Run]] = {}
         for run in members:
             rows.setdefault((run.epsilon, run.experiment, run.privacy, run.setting), []).append(run)
@@ -161,7 +161,7 @@ def studies(
         marks = _marks(ordered)
         found.append(
             Study(
-                title=_title(members, recipe),
+                title=_title(members),
                 sources=_in_order({source for run in members for source in run.test}),
                 rows=tuple(
                     Row(
@@ -176,7 +176,16 @@ def studies(
                 ),
             )
         )
-    return sorted(found, key=lambda study: study.title)
+    return _told_apart(sorted(found, key=lambda study: study.title))
+
+
+def _told_apart(studies: Sequence[Study]) -> list[Study]:
+    """Equal titles get numbers: a fingerprint in them would change with any file of any patient."""
+    titles = [study.title for study in studies]
+    return [
+        replace(s, title=f"{s.title} ({titles[: i + 1].count(s.title)})") if titles.count(s.title) > 1 else s
+        for i, s in enumerate(studies)
+    ]
 
 
 Key = tuple[float, str, str, str]  # epsilon, experiment, privacy in words, setting
@@ -197,10 +206,10 @@ def _marks(keys: Sequence[Key]) -> dict[Key, str]:
     return marks
 
 
-def _title(members: Sequence[Run], recipe: str) -> str:
-    """Data, backbone and recipe; two tables of the same words are told apart by their fingerprints."""
+def _title(members: Sequence[Run]) -> str:
+    """Data, backbone and recipe."""
     own = next((run.recipe_name for run in members if run.recipe is not None), members[0].recipe_name)
-    return f"{members[0].title}, recipe {own} ({members[0].bench[:4]}-{recipe[-4:]})"
+    return f"{members[0].title}, recipe {own}"
 
 
 def _in_order(sources: set[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from mammo_dp.audit.findings import (
     shares,
 )
 from mammo_dp.audit.membership import Attack
-from mammo_dp.audit.residuals import TESTS
+from mammo_dp.audit.residuals import TESTS, fresh_noise
 from mammo_dp.audit.work import Records, most_canaries, pair, released_noise, retrained, with_canaries
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
@@ -207,11 +207,13 @@ def _canaries(found: Mapping[str, Tensors], task: Task, classifier: Artifact) ->
     scores, members = (torch.cat([part[key] for part in parts]).numpy() for key in ("scores", "members"))
     squares, draws = torch.stack([part["noise"] for part in parts]).sum(dim=0).tolist()
     smallest = torch.stack([part["p_values"] for part in parts]).min(dim=0).values * len(parts)
+    p_values = dict(zip(TESTS, smallest.tolist(), strict=True))
+    p_values["fresh"] = fresh_noise([part["first"] for part in parts])
     longest, defect, exact = torch.stack([part["dependence"] for part in parts]).max(dim=0).values.tolist()
     own = Dependence(longest, None if math.isnan(defect) else defect, exact=bool(exact))
     return Canaried(
         scores[members], scores[~members], squares, int(draws), len(parts),
-        dict(zip(TESTS, smallest.tolist(), strict=True)), own,
+        p_values, own,
         int(found["pair"]["differing"]), released_noise(task, classifier),
     )  # fmt: skip
 

@@ -6,7 +6,6 @@ state of private data is read on the way. `tests/privacy/test_non_interference.p
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from mammo_dp.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache, to_json
+from mammo_dp.files import Cache, to_json, write_atomic
 from mammo_dp.models.classifier import BODY, HEAD, model_record
 from mammo_dp.models.released import released_settings
 from mammo_dp.privacy.events import Mechanism
@@ -129,7 +128,14 @@ def _ledger_of(record: Mapping[str, Any], config: Config, cache: Cache) -> Ledge
 def _with_earlier(own: Ledger, root: Path) -> Ledger:
     """The events of this bundle and of every earlier one below `root` that saw the same patients."""
     path = root / RELEASES
-    earlier = events_of(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else ()
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        earlier = events_of(json.loads(line) for line in lines if line)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is damaged, so what was released before cannot be added up; restore it from a backup (a line that "
+            "was cut belongs to an export that did not finish: remove that line, and nothing else)"
+        ) from None
     studies = {event.study for event in own.events}
     both = (*own.events, *(event for event in earlier if event.study in studies))
     return replace(own, events=tuple(dict.fromkeys(both)))
@@ -137,10 +143,9 @@ def _with_earlier(own: Ledger, root: Path) -> Ledger:
 
 def _register(own: Ledger, root: Path) -> None:
     """Before the bundle is built: one that was built may have left, whatever becomes of its folder."""
-    with (root / RELEASES).open("a") as file:
-        file.write(json.dumps({"events": [event.to_dict() for event in own.events]}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    path = root / RELEASES
+    before = path.read_text() if path.exists() else ""
+    write_atomic(path, before + json.dumps({"events": [event.to_dict() for event in own.events]}) + "\n")
 
 
 def _privacy(config: Config, record: Mapping[str, Any], ledger: Ledger, cache: Cache) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         table.to_csv(output.folder / name, index=False, float_format="%.9g")
     (output.folder / "table1.md").write_text(table1.markdown(found))
     (output.folder / "table1.tex").write_text(table1.latex(found))
-    evaluations = [a for a in inputs.values() if a.manifest["stage"] == "evaluate_synthetic"]
+    evaluations = [
+        a for a in inputs.values() if a.manifest["stage"] == "evaluate_synthetic" and not _shows_training(a)
+    ]
     text = page(
         found,
         provenance=_provenance(inputs),
@@ -75,6 +77,14 @@ def _audits(
             if now is not None and now.content == attacked["content"]:
                 found.setdefault(now.name, []).append(artifact.read_json("metrics.json"))
     return found
+
+
+def _shows_training(evaluation: Artifact) -> bool:
+    """Whether its figure and distances must not be released: those of a private generator's training images."""
+    events = events_of([evaluation.manifest["privacy"]["ledger"]])
+    return any(
+        e.effect == "internal" and e.cohort == "training" and e.stage == "evaluate_synthetic" for e in events
+    )
 
 
 def _figure2(artifact: Artifact) -> Figure2:
