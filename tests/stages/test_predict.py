@@ -26,7 +26,8 @@ def patches_of(small):
 CASES = {
     "real": ("privacy.epsilon=2", "privacy.accountant=rdp", "recipe.select=last"),
     "real, dp_gd": ("privacy.epsilon=2", "recipe=dp_gd"),
-    "real, dp_rule on stages": ("privacy.epsilon=2", "recipe=dp_rule", "classifier.features=stages"),
+    "real, dp_rule on stages": ("privacy.epsilon=2", "recipe=dp_rule", "recipe.batch_size=null",
+                                "classifier.features=stages"),
     "synpre": ("privacy.epsilon=inf", "pretraining.select=last"),
     "synpre_realft": ("privacy.epsilon=2", "privacy.accountant=rdp", "recipe.select=last", "pretraining.select=last",
                       "classifier.trainable=norm_head"),
