@@ -35,7 +35,7 @@ FAULTS = (
     ),
     Fault(
         "the smoothing left out", "privacy.mechanism",
-        "math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING)",
+        "math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING) * (1 + 2.0**-52)",
         "noise_multiplier * clip / grid_step(clip) * (1 - 1e-13)",
         (MECHANISM,),
     ),
@@ -109,7 +109,7 @@ FAULTS = (
     ),
     Fault(
         "a rate rounded up to one", "privacy.sampling",
-        "np.uint64(int(self.sample_rate * 2**64))", "np.uint64(int((self.sample_rate * 1.3) * 2**64))",
+        "min(int(self.sample_rate * 2**64), 2**64 - 1)", "int(self.sample_rate * 1.3 * 2**64)",
         (SAMPLING,),
     ),
     Fault(

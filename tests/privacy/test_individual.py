@@ -115,3 +115,13 @@ def test_mu_and_epsilon_are_inverse(epsilon):
     assert gaussian_epsilon(gaussian_mu(epsilon, delta=DELTA), delta=DELTA) == pytest.approx(
         epsilon, rel=1e-6
     )
+
+
+def test_what_replaces_a_short_unit_may_be_long():
+    """Replacement by a vector of length C in every step: a null unit still has half of the run's mu."""
+    mechanism = Mechanism(1.0, 8.0, 25, 2.0)
+    account = Individual.of(2, mechanism)
+    for _ in range(25):
+        account.add(torch.tensor([0, 1]), torch.tensor([0.0, 1.0], dtype=torch.float64))
+    found = account.mu(delta=DELTA, most=mechanism.mu)
+    assert found == pytest.approx([mechanism.mu / 2, mechanism.mu])

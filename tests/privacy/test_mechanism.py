@@ -9,6 +9,8 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
+from mammo_dp.errors import UserError
+from mammo_dp.privacy.gradients import TwoClassRows
 from mammo_dp.privacy.mechanism import (
     GRID_BITS,
     SHORTENED,
@@ -213,3 +215,23 @@ def test_an_observer_sees_the_exact_sum_and_what_was_released():
     released = noisy.double() * (grid_step(C) / DIVISOR)
     torch.testing.assert_close(moved[0].double(), released[:, :-1], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(moved[1].double(), released[:, -1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_diverged_head_adds_nothing_and_stops():
+    """An infinite weight makes NaN of some logits: such a unit is null, none is longer than C, training stops."""
+    layer = nn.Linear(4, 2)
+    layer.weight.data[1, 0] = math.inf
+    features, labels = torch.randn(3, 2, 4), torch.zeros(3, 2, dtype=torch.int64)
+    features[0, 0, 0] = 0
+    rows = TwoClassRows([(torch.arange(3), features, labels)], smoothing=0.0)
+    total = GridSum([(2, 5)], clip=C)
+    squared = rows.add_to(total, layer)
+    assert squared[0] == 0
+    assert (squared <= 1).all()
+    assert total.blocks[0].double().norm() * grid_step(C) <= 2 * C
+    optimizer = PrivateOptimizer(
+        torch.optim.SGD(layer.parameters(), lr=1.0), list(layer.parameters()),
+        noise_multiplier=SIGMA, divisor=DIVISOR, noise=SeededNoise(torch.Generator().manual_seed(0)),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="diverged"):
+        optimizer.step(total)

@@ -161,6 +161,7 @@ class TwoClassRows:
         factors = factors_within(
             (2 * self._squared(scaled)).sqrt(), 2**0.5 * self._masses(scaled), total.clip
         )
+        scaled = torch.nan_to_num(scaled)
         rounded = (scaled * (factors / (total.step * 2.0**INPUT_BITS))[self.unit_of_row]).round_()
         return total.add_rounded({0: _RoundedPair(self, rounded)}, finite=self.finite)
 

@@ -56,7 +56,10 @@ class Individual:
         assert self.mechanism is not None
         m = self.mechanism
         if self.state.ndim == 1:
-            return np.minimum(m.sensitivity * self.state.sqrt().numpy() / m.noise_multiplier, most)
+            lengths = self.state.sqrt().numpy()
+            if m.sensitivity == 2:  # what takes its place may be as long as C, in every step (Minkowski)
+                lengths = lengths + np.sqrt(m.steps)
+            return np.minimum(lengths / m.noise_multiplier, most)
         table = np.array(
             [_divergences(m.sample_rate, m.noise_multiplier, level) for level in range(1, LEVELS + 1)]
         )

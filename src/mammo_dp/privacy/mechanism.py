@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mammo_dp.errors import UserError
 from mammo_dp.privacy.noise import NoiseSource
 
 # of an input vector of length one; the grid of a product is the product of both grids
@@ -40,7 +41,9 @@ def grid_step(clip: float) -> float:
 
 def noise_scale(noise_multiplier: float, clip: float) -> float:
     """Scale of the discrete Gaussian in grid steps: sigma C / g, and what smoothing costs (4e-13 of it and less)."""
-    return math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING)
+    return math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING) * (
+        1 + 2.0**-52
+    )  # never rounded down
 
 
 class Rounded(Protocol):
@@ -301,6 +304,10 @@ class PrivateOptimizer:
         if self.before_step is not None:
             self.before_step()
         self.inner.step()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):  # of public numbers
+            raise UserError(
+                "the private training has diverged: a weight is no longer finite; give recipe.lr a smaller number"
+            )
         self.inner.zero_grad(set_to_none=True)
 
     def _gradients(self, noisy: Sequence[torch.Tensor], step: float) -> list[torch.Tensor]:

@@ -110,7 +110,9 @@ class SecurePoissonBatches:
 
     def next(self) -> torch.Tensor:
         drawn = np.frombuffer(os.urandom(8 * self.units), dtype=np.uint64)
-        return torch.from_numpy(np.flatnonzero(drawn < np.uint64(int(self.sample_rate * 2**64))))
+        return torch.from_numpy(
+            np.flatnonzero(drawn < np.uint64(min(int(self.sample_rate * 2**64), 2**64 - 1)))
+        )
 
 
 @dataclass
