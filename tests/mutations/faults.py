@@ -35,7 +35,7 @@ FAULTS = (
     ),
     Fault(
         "the smoothing left out", "privacy.mechanism",
-        "math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING) * (1 + 2.0**-52)",
+        "math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING)",
         "noise_multiplier * clip / grid_step(clip) * (1 - 1e-13)",
         (MECHANISM,),
     ),

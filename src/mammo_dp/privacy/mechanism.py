@@ -41,9 +41,8 @@ def grid_step(clip: float) -> float:
 
 def noise_scale(noise_multiplier: float, clip: float) -> float:
     """Scale of the discrete Gaussian in grid steps: sigma C / g, and what smoothing costs (4e-13 of it and less)."""
-    return math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING) * (
-        1 + 2.0**-52
-    )  # never rounded down
+    scale = math.hypot(noise_multiplier * clip / grid_step(clip), SMOOTHING)
+    return scale * (1 + 2.0**-52)  # never rounded down
 
 
 class Rounded(Protocol):
