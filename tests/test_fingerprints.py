@@ -1,4 +1,4 @@
-"""Every leaf of the configuration changes an artifact's name, or stands in a list with the reason why it does not.
+"""Every leaf of the configuration changes an artifact's name, or is listed with the reason why it does not.
 
 A leaf that changes a ledger must change the name: an old ledger is then never read under new settings.
 """

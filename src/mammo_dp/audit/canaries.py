@@ -3,7 +3,7 @@
 Canaries are further units of the audited trainer. Its own sampler draws them, and its own sum clips them: the gradient
 of each is 100 C along one coordinate. The attacker knows everything else, so subtracts it. Canaries on different
 coordinates do not disturb each other: one run tests as many as there are parameters (Steinke, Nasr, Jagielski 2023).
-Each is in the training set by a coin of its own, else null; where neighbours differ by replacement, each is there with
+Each is in the training set by a fair coin, else null; where neighbours differ by replacement, each is there with
 the coin's sign.
 """
 

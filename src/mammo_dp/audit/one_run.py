@@ -1,6 +1,6 @@
 """Auditing with one training run: lower bounds from how many canaries were guessed right.
 
-Each of m canaries is in the training set or not, by a coin of its own. The attacker calls the k highest scores members
+Each of m canaries is in the training set or not, by a fair coin. The attacker calls the k highest scores members
 and the k lowest others, and abstains from the rest (Steinke, Nasr, Jagielski 2023). Two readings: for any (epsilon,
 delta)-DP training (their Thm. 5.2), and for mu-GDP training, which is tighter (Mahloujifar, Melis, Chaudhuri 2024,
 "Auditing f-differential privacy in one run").
