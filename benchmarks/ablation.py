@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from mammo_dp import cli
-from mammo_dp.artifacts import Artifact
+from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.metrics.bootstrap import interval, patient_draws, weighted_metrics
-from mammo_dp.pipeline import Node
+from mammo_dp.stages import node_of
 
 PAPER = "recipe=paper"
 AVERAGED = f"{PAPER} recipe.select=average"
@@ -49,7 +49,7 @@ def artifact_of(words: list[str], *, train: bool) -> Artifact | None:
     if train:
         cli.main([*words, "build_inputs=true"])
     (config,) = cli.compose([words])
-    return Node.of(config).artifact()
+    return node_of(config).artifact()
 
 
 @cache

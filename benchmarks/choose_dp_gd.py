@@ -19,7 +19,7 @@ from phantoms import auroc, cohort
 
 from mammo_dp.cli import compose
 from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_body
+from mammo_dp.models.classifier import build_backbone
 from mammo_dp.training.features import CachedFeatures, Preparation, all_flips, encoder
 
 EPSILONS, SEEDS = (1.0, 6.0, 60.0), range(5)
@@ -29,7 +29,7 @@ GRID = {"epochs": (50, 100, 200), "lr": (4.0, 8.0, 16.0), "max_grad_norm": (0.25
 def main() -> None:
     (base,) = compose([["dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.public_count=1104"]])
     train, held_out = cohort(base, 0, 491), cohort(base, 1, 200)
-    encode = encoder(build_body(base.classifier), torch.device("cpu"), precision="float32")
+    encode = encoder(build_backbone(base.classifier), torch.device("cpu"), precision="float32")
     images, labels = (np.concatenate(pair) for pair in zip(train, held_out, strict=True))
     table = torch.cat(
         [all_flips(images[i : i + 64], encode, base.classifier) for i in range(0, len(images), 64)]

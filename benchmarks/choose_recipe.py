@@ -24,7 +24,7 @@ from phantoms import auroc, cohort
 from mammo_dp.cli import compose
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_body
+from mammo_dp.models.classifier import build_backbone
 from mammo_dp.training.features import CachedFeatures, Preparation, all_flips, encoder
 
 EPSILONS, SEEDS, OVERLAYS, LAID_OVER = (1.0, 6.0, 60.0, float("inf")), range(3), (5, 6), 2
@@ -42,7 +42,7 @@ def features(base: Config) -> tuple[torch.Tensor, np.ndarray, int]:
     """(n, flips, d) of all patches, labels, and how many of them are for training."""
     train, held_out = cohort(base, 0, 491), cohort(base, 1, 300)
     images, labels = (np.concatenate(pair) for pair in zip(train, held_out, strict=True))
-    encode = encoder(build_body(base.classifier), torch.device("cpu"), precision="float32")
+    encode = encoder(build_backbone(base.classifier), torch.device("cpu"), precision="float32")
     parts = [all_flips(images[i : i + 64], encode, base.classifier) for i in range(0, len(images), 64)]
     return torch.cat(parts), labels, len(train[1])
 

@@ -28,14 +28,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from mammo_dp import cli
+from mammo_dp.config.schema import Gan
 from mammo_dp.files import Cache
 from mammo_dp.models.mcgan import Convolution, TransposedConvolution, build_gan
-from mammo_dp.privacy.planning import make_generator_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.sections import Gan
 from mammo_dp.training import device as devices
-from mammo_dp.training.gan import GanTrainer
+from mammo_dp.training.gan_trainer import GanTrainer
+from mammo_dp.training.plans import make_generator_plan
 
 IMAGES = 1104  # the paper's training set
 PAPER_EPOCHS, PROJECTED_FROM = 1400, 100

@@ -1,4 +1,4 @@
-"""Eight equal runs one after the other, and two at a time by hydra/launcher=laptop; the start of processes included.
+"""Eight equal runs one after the other, and two at a time by launcher=laptop; the start of processes included.
 
     python benchmarks/laptop.py [--epochs 18000]
 
@@ -60,9 +60,7 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
         )
         one = sweep(root, "one", epochs, "runtime.threads=1")
-        two = sweep(
-            root, "two", epochs, "runtime.threads=1", "hydra/launcher=laptop", "hydra.launcher.n_jobs=2"
-        )
+        two = sweep(root, "two", epochs, "runtime.threads=1", "launcher=laptop", "launcher.jobs=2")
         threads = sweep(root, "threads", epochs, "runtime.threads=2")
         print(f"one after the other, 1 thread: {one:.0f} s ({one / 8:.1f} s a run)")
         print(f"two at a time, 1 thread each: {two:.0f} s, {two / one:.2f} of it")

@@ -11,11 +11,11 @@ from mammo_dp.data.images import to_uint8
 from mammo_dp.files import Cache
 from mammo_dp.metrics.classification import binary_metrics
 from mammo_dp.models.classifier import build_head
-from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, predict
 from mammo_dp.training.features import CachedFeatures
+from mammo_dp.training.head_trainer import HeadTrainer, predict
+from mammo_dp.training.plans import make_plan
 
 
 def cohort(settings: Any, index: int, patients: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
-from mammo_dp.config import config_dir
-from mammo_dp.models.classifier import build_body, feature_size
-from mammo_dp.sections import Classifier
+from mammo_dp.config.compose import config_dir
+from mammo_dp.config.schema import Classifier
+from mammo_dp.models.classifier import build_backbone, feature_size
 from mammo_dp.training.features import inputs_of
 
 HARMONICS = np.arange(2, 13)
@@ -68,16 +68,16 @@ def main() -> None:
             "weights": "none",
         }  # type: ignore[dict-item]
     )
-    body = build_body(settings).requires_grad_(True).train()
-    head = nn.Linear(feature_size(body), len(HARMONICS) + 2)
-    parameters = [*body.parameters(), *head.parameters()]
+    backbone = build_backbone(settings).requires_grad_(True).train()
+    head = nn.Linear(feature_size(backbone), len(HARMONICS) + 2)
+    parameters = [*backbone.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=arguments.steps)
     rng = np.random.default_rng(arguments.seed)
     started, running = time.monotonic(), 0.0
     for step in range(1, arguments.steps + 1):
         images, targets = blobs(rng, arguments.batch, settings.input_size)
-        loss = nn.functional.mse_loss(head(body(inputs_of(images, settings))), torch.from_numpy(targets))
+        loss = nn.functional.mse_loss(head(backbone(inputs_of(images, settings))), torch.from_numpy(targets))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -86,7 +86,7 @@ def main() -> None:
         if step % 100 == 0:
             print(f"step {step}  loss {running / 100:.3f}  {time.monotonic() - started:.0f} s", flush=True)
             running = 0.0
-            state = {key: value.detach().half().contiguous() for key, value in body.state_dict().items()}
+            state = {key: value.detach().half().contiguous() for key, value in backbone.state_dict().items()}
             save_file(state, arguments.target, metadata={"seed": str(arguments.seed), "steps": str(step)})
 
 

@@ -1,11 +1,13 @@
 """What every test may use: small phantom studies, the command line in this process, the shared real data."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two pytest workers on two cores
 
 import pytest
+from filelock import FileLock
 
 from mammo_dp import cli
 from mammo_dp.config import Config
@@ -54,14 +56,36 @@ class Workplace:
         return captured.out, captured.err
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Small phantoms with patches and features, built once by whichever pytest worker comes first. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    workplace = Workplace(base / "built")
+    with FileLock(base / "built.lock"):
+        if not workplace.folders("extract_features"):
+            assert workplace.run(*workplace.small, "build_inputs=true", "stage=extract_features") == cli.DONE
+    return workplace
+
+
+def workplace_with_phantoms(root: Path, built: Workplace, capsys=None) -> Workplace:
+    """A folder whose raw phantoms are those of `built`, by links that a test must not write through."""
+    workplace = Workplace(root, capsys)
+    (root / "toy").mkdir()
+    for folder in (built.root / "toy").glob("[!.]*"):
+        (root / "toy" / folder.name).symlink_to(folder)
+    return workplace
+
+
 @pytest.fixture
-def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Workplace:
-    return Workplace(tmp_path, capsys)
+def place(tmp_path: Path, built: Workplace, capsys: pytest.CaptureFixture[str]) -> Workplace:
+    return workplace_with_phantoms(tmp_path, built, capsys)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """Small phantom studies with patches and features, built once a module."""
-    workplace = Workplace(tmp_path_factory.mktemp("small"))
-    assert workplace.run(*workplace.small, "build_inputs=true", "stage=extract_features") == cli.DONE
+def small(tmp_path_factory: pytest.TempPathFactory, built: Workplace) -> Workplace:
+    """Small phantom studies with patches and features, a copy for each module."""
+    workplace = workplace_with_phantoms(tmp_path_factory.mktemp("small"), built)
+    shutil.copytree(built.outputs, workplace.outputs)
     return workplace

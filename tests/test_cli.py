@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mammo_dp import __version__, cli
-from mammo_dp.pipeline import STAGES
+from mammo_dp.stages import STAGES
 from tests.conftest import shared
 
 
@@ -43,7 +43,7 @@ TRAIN = ("stage=train_classifier", "build_inputs=true")
         ((*TRAIN, "seed=1.5"), "integer"),
         ((*TRAIN, "seed=x"), "integer"),
         ((*TRAIN, "dataset=toi"), "choose one of"),
-        ((*TRAIN, "dataset=cbis_bcdr"), "has no place in the groups"),
+        ((*TRAIN, "dataset=cbis_bcdr"), "not part of the selected config groups"),
         ((*TRAIN, "classifier.weights=/nowhere.safetensors"), "is not a file"),
         ((*TRAIN, "classifier.backbone=swin_tinny"), "timm knows no model"),
         (("stage=train_classifier",), "stage=extract_patches"),
@@ -81,7 +81,7 @@ def test_empty_root(place):
 
 
 def test_weights_that_do_not_fit(place):
-    from mammo_dp.config import config_dir
+    from mammo_dp.config.compose import config_dir
 
     package = config_dir().parent / "src/mammo_dp/models/swin_micro.safetensors"
     state = load_file(package)
@@ -153,9 +153,9 @@ def test_sweep_failure_skip_and_report(place):
     assert "nothing to do" in place.said()[0]
     assert not list(place.outputs.glob(".sweeps/*"))
 
-    from mammo_dp.training import classifier
+    from mammo_dp.training.head_trainer import HeadTrainer
 
-    original = classifier.HeadTrainer.step
+    original = HeadTrainer.step
     try:
 
         def step(self):
@@ -163,11 +163,11 @@ def test_sweep_failure_skip_and_report(place):
                 raise FloatingPointError("planted")
             original(self)
 
-        classifier.HeadTrainer.step = step
+        HeadTrainer.step = step
         words = ("-m", *place.small, *TRAIN, "recipe=dp_gd", "recipe.epochs=2,4", "seed=0")
         assert place.run(*words) == cli.FAILED
     finally:
-        classifier.HeadTrainer.step = original
+        HeadTrainer.step = original
     assert len(place.folders("train_classifier")) == 4
     (error,) = place.outputs.glob("train_classifier/*/error.txt")
     text = error.read_text()

@@ -28,7 +28,7 @@ def test_wheel_carries_configs_and_runs(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import mammo_dp.config as c; "
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import mammo_dp.config.compose as c; "
         f"assert c.__file__.startswith({str(tmp_path)!r}), c.__file__; "
         "assert c.config_dir().parent.name == 'mammo_dp'; "
         "from mammo_dp.cli import main; sys.exit(main(['dataset=toy']))"

@@ -80,7 +80,7 @@ def sha256_once(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Cache:
-    """Small results that are dear to compute, kept as JSON files under `outputs/.cache`. Keys are hashed."""
+    """Small results that are expensive to compute, kept as JSON files under `outputs/.cache`. Keys are hashed."""
 
     folder: Path
 
@@ -113,7 +113,7 @@ Identity = TypeVar("Identity", bound=Callable[..., str])
 _forgetful: list[Callable[[], None]] = []
 
 
-def once_a_command(identity: Identity) -> Identity:
+def cached_per_run(identity: Identity) -> Identity:
     """Outside data is looked at once a command, however many nodes ask: `forget_identities` begins another."""
     cached = cache(identity)
     _forgetful.append(cached.cache_clear)
@@ -126,7 +126,7 @@ def forget_identities() -> None:
         forget()
 
 
-@once_a_command
+@cached_per_run
 def tree_identity(root: Path) -> str:
     """Hash of the sorted (relative path, size, mtime) listing below `root`; tables (.csv) count by their bytes.
 

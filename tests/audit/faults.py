@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import torch
 
+from mammo_dp.config.schema import Recipe
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.mechanism import GridSum
-from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import NONE_LEFT, PoissonBatches, Randomness, ShuffledBatches
 from mammo_dp.privacy.units import Units
-from mammo_dp.sections import Recipe
-from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.features import CachedFeatures
+from mammo_dp.training.head_trainer import HeadTrainer
+from mammo_dp.training.plans import Plan
 from tests.conftest import UNIT_LENGTH, config_of
 
 IMAGES, PATIENTS, FEATURES = 80, 60, 40
@@ -113,7 +113,7 @@ def centred(trainer: HeadTrainer) -> None:
 def class_balance_after_the_noise(trainer: HeadTrainer, first: int = 0) -> None:
     def add() -> None:
         if trainer.step_number >= first:
-            trainer.parameters[1].grad += trainer.labels.float().mean()
+            trainer.trained[1].grad += trainer.labels.float().mean()
 
     trainer.optimizer.before_step = add
 
@@ -174,7 +174,7 @@ FULL: dict[str, Fault] = {
 }
 FULL |= {
     "class balance added from step 50 on": lambda trainer: class_balance_after_the_noise(trainer, first=50),
-    "a head started from the private class balance": lambda trainer: trainer.parameters[1].data.add_(
+    "a head started from the private class balance": lambda trainer: trainer.trained[1].data.add_(
         trainer.labels.float().mean()
     ),
     "less noise in the step than is observed": lambda trainer: _another_step(trainer),

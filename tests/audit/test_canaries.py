@@ -8,11 +8,11 @@ from mammo_dp.audit.bounds import fitted_mu, noise_ratio
 from mammo_dp.audit.canaries import Canaries, with_room
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import Mechanism
-from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, PublicSet
 from mammo_dp.training.features import CachedFeatures
+from mammo_dp.training.head_trainer import HeadTrainer, PublicSet
+from mammo_dp.training.plans import Plan
 from tests.conftest import UNIT_LENGTH, config_of
 
 IMAGES, FEATURES, COUNT = 20, 400, 800

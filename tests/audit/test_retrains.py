@@ -7,11 +7,11 @@ import torch
 from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import Mechanism
-from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.features import CachedFeatures
+from mammo_dp.training.head_trainer import HeadTrainer
+from mammo_dp.training.plans import Plan
 from tests.conftest import AS_IT_IS, config_of
 
 IMAGES, FEATURES, STEPS, MODELS, FLIPS = 24, 5, 12, 3, 4

@@ -5,7 +5,7 @@ import pytest
 from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
-from mammo_dp.pipeline import Node
+from mammo_dp.stages import node_of
 from tests.conftest import config_of, shared
 
 
@@ -44,7 +44,7 @@ def test_hold_out_is_by_name_alone():
 def test_the_artifact_has_the_form_of_a_patch_set(place):
     words = words_of(place, published(place.root / "made"))
     assert place.run(*words) == 0
-    patches = PatchSet.load(Node.of(config_of(*words)).artifact())
+    patches = PatchSet.load(node_of(config_of(*words)).artifact())
     assert len(patches.rows("synthetic")) == len(patches) == 6
     assert patches.images.shape == (6, 128, 128)
     assert patches.malignant.sum() == 3

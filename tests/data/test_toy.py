@@ -10,12 +10,12 @@ from mammo_dp.data import toy
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.files import Cache
 from mammo_dp.models.classifier import build_head
-from mammo_dp.pipeline import Node
-from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, predict
-from mammo_dp.training.runs import cached_features
+from mammo_dp.stages import node_of
+from mammo_dp.training.build import cached_features
+from mammo_dp.training.head_trainer import HeadTrainer, predict
+from mammo_dp.training.plans import make_plan
 from tests.conftest import Workplace, config_of
 
 WORDS = ("dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.epsilon=inf")
@@ -48,8 +48,8 @@ def auroc(config, patches, source, labels, truth=None) -> dict[str, float]:
 
 
 def test_difficulty_and_controls(demo):
-    patches = PatchSet.load(Node.of(demo, "extract_patches").artifact())
-    inputs = {"features": Node.of(demo, "extract_features").artifact()}
+    patches = PatchSet.load(node_of(demo, "extract_patches").artifact())
+    inputs = {"features": node_of(demo, "extract_features").artifact()}
     source, _, width = cached_features(demo, inputs, torch.device("cpu"))
     assert width == 64
 

@@ -11,12 +11,10 @@ from torchmetrics.functional.classification import binary_calibration_error
 from mammo_dp.metrics.bootstrap import (
     BINS,
     interval,
-    intervals,
     paired_difference,
     patient_draws,
-    weighted_metrics,
 )
-from mammo_dp.metrics.classification import binary_metrics
+from mammo_dp.metrics.classification import binary_metrics, intervals, weighted_metrics
 
 
 def scored(seed: int, n: int = 120, *, ties: bool = False):

@@ -3,7 +3,7 @@ import torch
 
 from mammo_dp.errors import UserError
 from mammo_dp.models import classifier, download
-from mammo_dp.models.classifier import build_body, build_head, feature_size
+from mammo_dp.models.classifier import build_backbone, build_head, feature_size
 from tests.conftest import config_of, shared
 
 
@@ -26,23 +26,23 @@ def test_building_a_model_leaves_the_global_random_state_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    build_body(config_of("classifier=swin_micro").classifier)
+    build_backbone(config_of("classifier=swin_micro").classifier)
     build_head(config_of().recipe, features=8, seed=1)
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_body_is_frozen_and_in_eval_mode():
-    body = build_body(config_of("classifier=swin_micro").classifier)
-    assert not body.training
-    assert not any(p.requires_grad for p in body.parameters())
-    assert feature_size(body) == 64
-    assert body(torch.zeros(2, 3, 64, 64)).shape == (2, 64)
+def test_backbone_is_frozen_and_in_eval_mode():
+    backbone = build_backbone(config_of("classifier=swin_micro").classifier)
+    assert not backbone.training
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert feature_size(backbone) == 64
+    assert backbone(torch.zeros(2, 3, 64, 64)).shape == (2, 64)
 
 
 def test_random_weights_follow_their_seed():
     def first(seed: int) -> torch.Tensor:
         words = ("classifier=swin_micro", "classifier.weights=none", f"classifier.init_seed={seed}")
-        return next(build_body(config_of(*words).classifier).parameters())
+        return next(build_backbone(config_of(*words).classifier).parameters())
 
     assert torch.equal(first(0), first(0))
     assert not torch.equal(first(0), first(1))
@@ -50,22 +50,24 @@ def test_random_weights_follow_their_seed():
 
 def test_pth_files_load_like_safetensors(tmp_path):
     words = ("classifier=swin_micro", "classifier.weights=none", "classifier.init_seed=3")
-    body = build_body(config_of(*words).classifier)
+    backbone = build_backbone(config_of(*words).classifier)
     wrapped = {
-        "model": body.state_dict()
+        "model": backbone.state_dict()
         | {"head.fc.weight": torch.zeros(1000, 64), "head.fc.bias": torch.zeros(1000)}
     }
-    torch.save(wrapped, tmp_path / "body.pth")
-    loaded = build_body(
-        config_of("classifier=swin_micro", f"classifier.weights={tmp_path}/body.pth").classifier
+    torch.save(wrapped, tmp_path / "backbone.pth")
+    loaded = build_backbone(
+        config_of("classifier=swin_micro", f"classifier.weights={tmp_path}/backbone.pth").classifier
     )
-    assert all(torch.equal(a, b) for a, b in zip(body.parameters(), loaded.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(backbone.parameters(), loaded.parameters(), strict=True))
 
 
 def test_pickled_code_is_refused(tmp_path):
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "code.pth")
     with pytest.raises(UserError, match="tensors only"):
-        build_body(config_of("classifier=swin_micro", f"classifier.weights={tmp_path}/code.pth").classifier)
+        build_backbone(
+            config_of("classifier=swin_micro", f"classifier.weights={tmp_path}/code.pth").classifier
+        )
 
 
 def test_no_network_is_one_sentence(monkeypatch, tmp_path):
@@ -80,23 +82,23 @@ def test_no_network_is_one_sentence(monkeypatch, tmp_path):
     with pytest.raises(
         UserError, match=r"swin_tiny_patch4_window7_224.*model\.safetensors.*classifier\.weights=FILE"
     ):
-        build_body(config_of("classifier=swin_t").classifier)
+        build_backbone(config_of("classifier=swin_t").classifier)
 
 
 def test_downloaded_weights_are_loaded_strictly(monkeypatch, tmp_path):
     from safetensors.torch import save_file
 
-    source = build_body(config_of("classifier=mobilenetv2", "classifier.weights=none").classifier)
+    source = build_backbone(config_of("classifier=mobilenetv2", "classifier.weights=none").classifier)
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(
         classifier.huggingface_hub, "try_to_load_from_cache", lambda *a: str(tmp_path / "model.safetensors")
     )
     words = ("classifier=mobilenetv2", "classifier.init_seed=9")
-    loaded = build_body(config_of(*words).classifier)
+    loaded = build_backbone(config_of(*words).classifier)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
 
 
 def test_real_mobilenetv2_loads():
     path = shared() / "weights/mobilenetv2_100_imagenet.safetensors"
-    body = build_body(config_of("classifier=mobilenetv2", f"classifier.weights={path}").classifier)
-    assert feature_size(body) == 1280
+    backbone = build_backbone(config_of("classifier=mobilenetv2", f"classifier.weights={path}").classifier)
+    assert feature_size(backbone) == 1280

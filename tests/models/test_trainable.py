@@ -10,11 +10,11 @@ SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (2, 2
 
 
 def trained(backbone: str, trainable: str, **arguments) -> tuple[set[str], nn.Module]:
-    body = timm.create_model(backbone, num_classes=0, **arguments)
+    backbone = timm.create_model(backbone, num_classes=0, **arguments)
     head = nn.Linear(2, 2).requires_grad_(False)
-    set_trained(body, head, trainable)
+    set_trained(backbone, head, trainable)
     assert all(p.requires_grad for p in head.parameters())
-    return {name for name, p in body.named_parameters() if p.requires_grad}, body
+    return {name for name, p in backbone.named_parameters() if p.requires_grad}, backbone
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ def trained(backbone: str, trainable: str, **arguments) -> tuple[set[str], nn.Mo
     ],
 )
 def test_the_last_stage_and_all_behind_it(backbone, arguments, stages):
-    found, body = trained(backbone, "last_stage", **arguments)
-    assert found == {name for name, _ in body.named_parameters() if name.startswith(stages)}
+    found, backbone = trained(backbone, "last_stage", **arguments)
+    assert found == {name for name, _ in backbone.named_parameters() if name.startswith(stages)}
 
 
 def test_biases_alone_or_everything():
-    found, body = trained("swin_tiny_patch4_window7_224", "bias", **SMALL_SWIN)
-    assert found == {name for name, _ in body.named_parameters() if name.endswith(".bias")}
+    found, backbone = trained("swin_tiny_patch4_window7_224", "bias", **SMALL_SWIN)
+    assert found == {name for name, _ in backbone.named_parameters() if name.endswith(".bias")}
     assert not any("relative_position" in name for name in found)  # tables of biases are weights
-    found, body = trained("resnet18", "all")
-    assert found == {name for name, _ in body.named_parameters()}
+    found, backbone = trained("resnet18", "all")
+    assert found == {name for name, _ in backbone.named_parameters()}

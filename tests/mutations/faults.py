@@ -130,7 +130,7 @@ FAULTS = (
     ),
     # --- what is summed ---
     Fault(
-        "noise skipped on an empty batch", "training.classifier",
+        "noise skipped on an empty batch", "training.head_trainer",
         "            self.optimizer.step(total)\n", "            len(chosen) and self.optimizer.step(total)\n",
         (f"{TRAINING}::test_an_empty_batch_is_a_noisy_step",),
     ),
@@ -147,7 +147,7 @@ FAULTS = (
         (GUARDS,),
     ),
     Fault(
-        "the true size instead of the public N", "privacy.planning",
+        "the true size instead of the public N", "training.plans",
         "first_eligible_step=first, public_count=config.public_count", "first_eligible_step=first, public_count=units",
         (f"{TRAINING}::test_plan_takes_nothing_from_private_sizes",),
     ),
@@ -168,13 +168,13 @@ FAULTS = (
         (UNITS,),
     ),
     Fault(
-        "one step more than is accounted", "privacy.planning",
+        "one step more than is accounted", "training.plans",
         "        mechanism.steps, per_epoch,", "        mechanism.steps + 1, per_epoch,",
         (f"{TRAINING}::test_every_accounted_step_is_a_noisy_step",),
     ),
     Fault(
         "features cached in train mode", "models.classifier",
-        "body = body.eval()", "body = body.train()",
+        "backbone = backbone.eval()", "backbone = backbone.train()",
         (GUARDS,),
     ),
     Fault(
@@ -213,8 +213,9 @@ FAULTS = (
         (NETWORK,),
     ),
     Fault(
-        "a discriminator without noise", "training.gan",
-        "self.private.step(self.private_sum(chosen))", "self._add_generated(); self.discriminator_adam.step()",
+        "a discriminator without noise", "training.gan_trainer",
+        "self.private_step(chosen)  # noise and scale, then _add_generated, then Adam",
+        "self._add_generated(); self.discriminator_adam.step()",
         ("tests/training/test_gan.py::test_an_empty_batch_is_a_noisy_step",),
     ),
     Fault(

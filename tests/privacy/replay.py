@@ -22,14 +22,15 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from mammo_dp.artifacts import Artifact, Output
 from mammo_dp.config import Config
+from mammo_dp.engine.artifacts import Artifact, Output
+from mammo_dp.engine.progress import track
 from mammo_dp.files import Cache, fingerprint
-from mammo_dp.pipeline import Node
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.statement import statement
-from mammo_dp.progress import track
-from mammo_dp.stages import export, train_classifier
+from mammo_dp.stages import node_of
+from mammo_dp.stages.export import work as export
+from mammo_dp.stages.train_classifier import work as train_classifier
 
 Plant = Callable[["Study", Artifact], Any]
 
@@ -106,7 +107,7 @@ def bundle(study: Study, config: Config, folder: Path, *, plant: Plant | None = 
     features = _input(folder / "features", name, cache, features=study.features)
     output = _output(folder / f"train_classifier/real-{name}", cache)
     result = train_classifier.run(config, {"patches": patches, "features": features}, output)
-    ledger = Node.of(config, "train_classifier").ledger(most_images=result.most_images)
+    ledger = node_of(config, "train_classifier").ledger(most_images=result.most_images)
     ledger = replace(ledger, events=tuple(replace(e, artifact=output.folder.name) for e in ledger.events))
     privacy = result.manifest["privacy"] | {"ledger": {**ledger.to_dict(), "statement": statement(ledger)}}
     trained = output.finish({"stage": "train_classifier", "fingerprint": name, "privacy": privacy})

@@ -11,7 +11,7 @@ from mammo_dp.layers import Affine
 from mammo_dp.privacy.gradients import TwoClassRows, block_shapes, contributions, gradient_sum, sigmoid
 from mammo_dp.privacy.mechanism import GridSum
 
-KINDS = ["linear", "mlp", "affine", "affine mlp"]  # affine: the body's last scale and shift train too
+KINDS = ["linear", "mlp", "affine", "affine mlp"]  # affine: the backbone's last scale and shift train too
 
 
 def make_head(kind: str, d: int = 12) -> nn.Sequential:

@@ -6,7 +6,7 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import nn
 
-from mammo_dp.models.classifier import build_body
+from mammo_dp.models.classifier import build_backbone
 from mammo_dp.privacy import gradients
 from mammo_dp.privacy.gradients import check_units, contributions, gradient_sum
 from mammo_dp.privacy.mechanism import Inputs
@@ -16,13 +16,13 @@ from tests.conftest import config_of
 
 def test_windows_of_swin_are_not_images():
     """Under Opacus' hooks an early attention layer gives a row for each window: it runs, and clips windows."""
-    body = timm.create_model(
+    backbone = timm.create_model(
         "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 2),
         num_classes=2,
     )  # fmt: skip
-    for name, parameter in body.named_parameters():
+    for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(name.startswith("layers.0.blocks.0.attn.qkv"))
-    hooked = GradSampleModule(body.train(), strict=False)
+    hooked = GradSampleModule(backbone.train(), strict=False)
     nn.functional.cross_entropy(hooked(torch.randn(4, 3, 64, 64)), torch.tensor([0, 1, 0, 1])).backward()
     found = [p.grad_sample for p in hooked.parameters() if p.requires_grad]
     assert found[0].shape[0] == 4 * 16  # images x windows
@@ -64,15 +64,15 @@ def test_layers_with_statistics_are_refused(layer):
         gradient_sum(head, torch.randn(3, 1, 5), torch.zeros(3, 1, dtype=torch.int64), max_grad_norm=1.0)
 
 
-def test_a_body_in_train_mode_is_refused():
-    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    body.eval()[1].train()
+def test_a_backbone_in_train_mode_is_refused():
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    backbone.eval()[1].train()
     with pytest.raises(ValueError, match="train mode"):
-        encoder(body, torch.device("cpu"), precision="float32")
+        encoder(backbone, torch.device("cpu"), precision="float32")
 
 
-def test_the_body_that_stages_use_gives_an_image_the_same_features_in_any_company():
+def test_the_backbone_that_stages_use_gives_an_image_the_same_features_in_any_company():
     config = config_of("classifier=swin_micro")
-    encode = encoder(build_body(config.classifier), torch.device("cpu"), precision="float32")
+    encode = encoder(build_backbone(config.classifier), torch.device("cpu"), precision="float32")
     images = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(encode(images)[:1], encode(images[:1]), rtol=1e-4, atol=1e-5)

@@ -22,7 +22,7 @@ def by_hand(trainer) -> np.ndarray:
     weights = torch.zeros(2, table.shape[2]), torch.zeros(2)
     head = torch.nn.Linear(table.shape[2], 2).double()
     for _ in range(trainer.plan.steps):
-        weights = [p.detach().double().clone() for p in trainer.parameters]
+        weights = [p.detach().double().clone() for p in trainer.trained]
         head.weight.data, head.bias.data = weights
         for number, positions in enumerate(trainer.units.members()):
             x = table[positions].flatten(0, 1)

@@ -110,7 +110,7 @@ def test_validation_and_training_stand_apart(tmp_path):
     assert account(found, "validation", "patient").epsilon == INF
     assert found.headline_epsilon == INF
     assert found.headline.cohort == "validation"
-    assert found.breaking.what == "choice of the epoch"
+    assert found.dominant_event.what == "choice of the epoch"
 
 
 def test_published_and_internal_events_never_count(tmp_path):

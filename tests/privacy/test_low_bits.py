@@ -14,10 +14,10 @@ from mammo_dp.models.mcgan import build_gan
 from mammo_dp.privacy.accounting import calibrate
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.mechanism import GridSum
-from mammo_dp.privacy.planning import Plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.gan import GanTrainer
+from mammo_dp.training.gan_trainer import GanTrainer
+from mammo_dp.training.plans import Plan
 from tests.audit.faults import float32, trainer_of
 from tests.conftest import config_of
 
@@ -47,7 +47,6 @@ def discriminator(recipe: str, sigma: float, steps: int, secure: bool):
                                                "real_target": [1.0, 1.0]}),
         runtime=config.runtime, randomness=Randomness(secure, 0, "run"), device=torch.device("cpu"),
     )  # fmt: skip
-    trainer.optimizer = trainer.private
     return trainer
 
 

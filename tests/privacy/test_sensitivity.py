@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammo_dp.config import Config
+from mammo_dp.config.schema import Recipe
 from mammo_dp.files import Cache
 from mammo_dp.models.classifier import build_head
 from mammo_dp.privacy.events import SENSITIVITY
 from mammo_dp.privacy.mechanism import grid_step
-from mammo_dp.privacy.planning import make_plan
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.sections import Recipe
-from mammo_dp.training.classifier import HeadTrainer
 from mammo_dp.training.features import CachedFeatures
+from mammo_dp.training.head_trainer import HeadTrainer
+from mammo_dp.training.plans import make_plan
 from tests.conftest import AS_IT_IS, config_of
 
 D = 6

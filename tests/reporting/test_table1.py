@@ -6,10 +6,10 @@ import pytest
 
 from mammo_dp.metrics.performance import performance
 from mammo_dp.reporting import paper
+from mammo_dp.reporting.collect import Run
 from mammo_dp.reporting.details import details
 from mammo_dp.reporting.html import page
 from mammo_dp.reporting.pairs import pairs
-from mammo_dp.reporting.runs import Run
 from mammo_dp.reporting.table1 import against_paper, frame, latex, markdown, numbers, short, studies
 
 COLUMNS = ("view", "density", "subtlety", "acquisition", "abnormality")
@@ -41,8 +41,8 @@ def scores_of(seed: int, source: str = "cbis_ddsm", *, strength: float = 0.6) ->
 def run(seed: int, auroc: float, epsilon: float = 6.0, **changes) -> Run:
     test = {"cbis_ddsm": {"auroc": auroc, "auprc_benign": 0.7}}
     values = {
-        "bench": "bench", "recipe": "r", "loose_recipe": "l", "title": "t", "experiment": "real", "privacy": "p",
-        "test": test, "headline": epsilon, "setting": "x", "statement": "It holds.", "ledger": {},
+        "comparison_key": "b", "recipe": "r", "headless_recipe": "l", "title": "t", "experiment": "real",
+        "privacy": "p", "test": test, "headline": epsilon, "setting": "x", "statement": "It holds.", "ledger": {},
     } | changes  # fmt: skip
     return Run(epsilon=epsilon, seed=seed, **values)
 
@@ -75,7 +75,7 @@ def test_development_set_comes_before_the_external_one():
 
 def test_what_differs_in_more_than_privacy_is_another_table():
     assert len(studies([run(0, 0.6), run(0, 0.7, recipe="other", title="u")])) == 2
-    assert len(studies([run(0, 0.6), run(0, 0.7, bench="other", title="u")])) == 2
+    assert len(studies([run(0, 0.6), run(0, 0.7, comparison_key="other", title="u")])) == 2
     for change in ({"privacy": "another delta"}, {"setting": "another weight"}):
         (study,) = studies([run(0, 0.6), run(0, 0.7, **change)])
         assert len(study.rows) == 2
@@ -103,16 +103,16 @@ def test_page_is_self_contained_and_escapes():
 
 def test_synpre_and_what_follows_it_join_the_tables_that_they_fit_in():
     """synpre has no recipe of its own; synpre_realft has that of its table but for the head."""
-    synpre = run(0, 0.6, math.inf, experiment="synpre", recipe=None, loose_recipe=None, setting="s")
-    tuned = run(0, 0.6, experiment="synpre_realft", recipe=None, loose_recipe="l", setting="f")
-    other = run(0, 0.6, recipe="r2", loose_recipe="l2", title="u")
+    synpre = run(0, 0.6, math.inf, experiment="synpre", recipe=None, headless_recipe=None, setting="s")
+    tuned = run(0, 0.6, experiment="synpre_realft", recipe=None, headless_recipe="l", setting="f")
+    other = run(0, 0.6, recipe="r2", headless_recipe="l2", title="u")
     found = studies([run(0, 0.6), other, synpre, tuned])
     assert [[row.experiment for row in study.rows] for study in found] == [
         ["synpre", "real", "synpre_realft"], ["synpre", "real"],
     ]  # fmt: skip
     alone = studies([synpre])
     assert [row.experiment for row in alone[0].rows] == ["synpre"]
-    elsewhere = studies([run(0, 0.6, bench="other"), synpre, tuned])
+    elsewhere = studies([run(0, 0.6, comparison_key="other"), synpre, tuned])
     assert sorted(len(study.rows) for study in elsewhere) == [1, 2]
 
 
@@ -206,11 +206,14 @@ def test_short_numbers():
 def test_footnotes_of_the_papers_slips():
     assert paper.score("real", 60, "cbis_ddsm", "auprc_benign").std == 0.011
     assert paper.score("synpre_realft", 1, "bcdr", "auprc_benign").std == 0.013
-    rows = [run(0, 0.6, 60.0), run(0, 0.6, math.inf, experiment="synpre", recipe=None, loose_recipe=None)]
+    rows = [
+        run(0, 0.6, 60.0),
+        run(0, 0.6, math.inf, experiment="synpre", recipe=None, headless_recipe=None),
+    ]
     text = page(studies(rows), provenance={})
     assert "ᵃ" in text
     assert "ᶜ" in text
-    assert paper.SLIPS["b"].replace("'", "&#39;") in text
+    assert paper.ERRATA["b"].replace("'", "&#39;") in text
 
 
 def test_rows_of_one_setup_are_told_apart_wherever_they_are_named():

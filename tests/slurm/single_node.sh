@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# hydra/launcher=slurm against a real SLURM on this very machine: a cluster of one node, started here and stopped at the end.
+# launcher=slurm against a real SLURM on this very machine: a cluster of one node, started here and stopped at the end.
 #   apt install slurm-wlm munge; sudo tests/slurm/single_node.sh [PYTHON]
 # Runs a small sweep on phantoms, has one job queued again while it runs, and compares its metrics with those of the same
 # sweep in this process. Says why and ends with 0 where SLURM is not installed. Needs root.
@@ -62,7 +62,7 @@ words=(-m build_inputs=true stage=train_classifier dataset=toy "dataset.root=$wo
     dataset.toy.test_patients=8 dataset.toy.external_patients=6 "dataset.public_count.official={image:36,patient:16}"
     privacy.delta=0.01 recipe=paper recipe.select=last recipe.epochs=4000 privacy.epsilon=inf seed=1,2 runtime.threads=1
     runtime.checkpoint_seconds=1)
-slurm=(hydra/launcher=slurm hydra.launcher.gpus_per_node=null hydra.launcher.mem_gb=null hydra.launcher.cpus_per_task=1)
+slurm=(launcher=slurm launcher.gpus_per_node=null launcher.mem_gb=null launcher.cpus_per_task=1)
 
 "$PY" -m mammo_dp "${words[@]}" "outputs=$work/here" > "$work/here.log"
 "$PY" -m mammo_dp "${words[@]}" "outputs=$work/cluster" "${slurm[@]}" > "$work/cluster.log" 2>&1 &

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from mammo_dp import cli
-from mammo_dp.pipeline import Node
 from mammo_dp.privacy.units import Units
-from mammo_dp.stages import audit_privacy
+from mammo_dp.stages import node_of
+from mammo_dp.stages.audit_privacy import work as audit_privacy
 from tests.conftest import config_of
 
 RECIPE = ("recipe=dp_gd", "recipe.epochs=20")
@@ -21,7 +21,7 @@ AUDIT = (
 def audited(small, *words: str) -> tuple[dict, pd.DataFrame]:
     words = (*small.small, *RECIPE, *AUDIT, *words)
     assert small.run(*words) == cli.DONE
-    artifact = Node.of(config_of(*words)).artifact()
+    artifact = node_of(config_of(*words)).artifact()
     assert artifact is not None
     return artifact.read_json("metrics.json"), pd.read_csv(artifact.path("attack.csv"), dtype={"record": str})
 
@@ -75,7 +75,7 @@ def test_a_trainer_that_clips_images_is_found_at_patient_level(small, monkeypatc
         "seed=3",
     )
     assert small.run(*words) == cli.DONE
-    sound = Node.of(config_of(*words)).artifact().read_json("metrics.json")
+    sound = node_of(config_of(*words)).artifact().read_json("metrics.json")
     assert all(check["passed"] for check in sound["checks"].values())
     assert sound["canaries"]["longest_unit_over_clip"] == pytest.approx(1, abs=1e-3)
     own = Units.numbered
@@ -110,7 +110,7 @@ def test_poisson_batches_have_canaries_alone(small, capsys):
         "privacy.epsilon=4",
     )
     assert small.run(*words) == cli.DONE
-    artifact = Node.of(config_of(*words)).artifact()
+    artifact = node_of(config_of(*words)).artifact()
     metrics = artifact.read_json("metrics.json")
     assert metrics["retrains"] == {}
     assert metrics["bounds"]["patient"] == {}
@@ -123,8 +123,8 @@ def test_a_missing_classifier_is_named_with_the_command_that_makes_it(small, cap
     assert small.run(*words, "stage=audit_privacy") == cli.REFUSED
     command = capsys.readouterr().err.partition("python -m mammo_dp ")[2].partition("   (")[0]
     assert (
-        Node.of(config_of(*command.split())).folder
-        == Node.of(config_of(*words, "stage=train_classifier")).folder
+        node_of(config_of(*command.split())).folder
+        == node_of(config_of(*words, "stage=train_classifier")).folder
     )
 
 
@@ -153,7 +153,7 @@ def test_more_runs_than_anybody_waits_for(small, capsys):
 def test_killed_between_two_parts_it_ends_the_same(small, monkeypatch):
     words = (*small.small, *RECIPE, *AUDIT, "privacy.epsilon=3")
     assert small.run(*words, "seed=7") == cli.DONE
-    whole = Node.of(config_of(*words, "seed=7")).artifact()
+    whole = node_of(config_of(*words, "seed=7")).artifact()
     before = whole.content_digest, whole.read_json("metrics.json")
     calls = []
     real = audit_privacy.retrained
@@ -169,7 +169,7 @@ def test_killed_between_two_parts_it_ends_the_same(small, monkeypatch):
     assert (whole.folder / "last.pt").is_file()
     assert small.run(*words, "seed=7") == cli.DONE
     assert len(calls) == 3  # the first part was kept
-    again = Node.of(config_of(*words, "seed=7")).artifact()
+    again = node_of(config_of(*words, "seed=7")).artifact()
     assert (again.content_digest, again.read_json("metrics.json")) == before
 
 

@@ -16,9 +16,9 @@ import pytest
 from safetensors.torch import load_file
 
 from mammo_dp import cli, files
-from mammo_dp.artifacts import Artifact, Store
 from mammo_dp.data.patch_set import INDEX_COLUMNS, PatchSet
-from mammo_dp.stages import train_gan
+from mammo_dp.engine.artifacts import Artifact, Store
+from mammo_dp.stages.train_gan import work as train_gan
 
 TINY = (
     "gan.size=16", "gan.generator_channels=[8,4]", "gan.discriminator_channels=[4,8]", "gan.batch_size=8",
@@ -63,7 +63,7 @@ def test_the_generator_s_folder(evaluated):
         load_file(artifact.path(n)) for n in ("generator.safetensors", "checkpoints/epoch-00004.safetensors")
     )
     assert all((chosen[k] == last[k]).all() for k in last)
-    assert artifact.manifest["seeds"]["gan"] == 42
+    assert artifact.manifest["seeds"]["gan.seed"] == 42
 
 
 def test_samples_are_patches_like_any_other(evaluated):

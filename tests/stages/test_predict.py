@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_dp.pipeline import Node
+from mammo_dp.stages import node_of
 from tests.conftest import config_of
-from tests.training.test_runs import run
+from tests.training.test_build import run
 
 
 def predicted(small, *words: str) -> pd.DataFrame:
     every = [f"outputs={small.outputs}", "stage=predict", *words]
     assert small.run(*every) == 0
-    return pd.read_csv(Node.of(config_of(*every)).artifact().path("predictions.csv"), keep_default_na=False)
+    return pd.read_csv(node_of(config_of(*every)).artifact().path("predictions.csv"), keep_default_na=False)
 
 
 def patches_of(small):
-    patches = Node.of(config_of(*small.small), "extract_patches").artifact()
+    patches = node_of(config_of(*small.small), "extract_patches").artifact()
     return patches.folder / "toy_cbis" / "test"
 
 
@@ -44,7 +44,7 @@ def test_scores_of_a_run_and_of_its_bundle_are_those_of_training(small, tmp_path
     assert found["p_malignant"].to_numpy() == pytest.approx(expected["p_malignant"].to_numpy(), abs=2e-5)
     assert list(found.columns) == ["row", "image_sha256", "p_malignant", "reason"]
 
-    from tests.training.test_runs import MADE
+    from tests.training.test_build import MADE
 
     every = [
         *small.small,
@@ -55,7 +55,7 @@ def test_scores_of_a_run_and_of_its_bundle_are_those_of_training(small, tmp_path
     ]
     assert small.run(*every) == 0
     bundle = tmp_path / "elsewhere"
-    shutil.copytree(Node.of(config_of(*every)).folder / "bundle", bundle)
+    shutil.copytree(node_of(config_of(*every)).folder / "bundle", bundle)
     again = predicted(
         small, f"predict.model={bundle}", f"predict.input={patches_of(small)}", "predict.names=true"
     )

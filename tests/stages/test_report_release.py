@@ -6,8 +6,8 @@ import re
 import pytest
 
 from mammo_dp import cli
-from mammo_dp.pipeline import Node
 from mammo_dp.privacy.gaussian import gaussian_epsilon, gaussian_mu
+from mammo_dp.stages import node_of
 from tests.conftest import config_of
 
 WORDS = (
@@ -29,7 +29,7 @@ def page(small) -> str:
 
 
 def test_statements_are_those_of_a_release(small, page):
-    node = Node.of(config_of(*small.small, *WORDS, "privacy.epsilon=2"))
+    node = node_of(config_of(*small.small, *WORDS, "privacy.epsilon=2"))
     owner = node.artifact().manifest["privacy"]["ledger"]["statement"]
     assert "for the patient with the most images (3)" in owner
     assert "with the most images" not in page
@@ -46,7 +46,7 @@ def test_no_name_changes_with_one_patients_file(small, page):
 
 def test_rows_of_a_table_add_up(small, page):
     delta = json.loads(
-        (Node.of(config_of(*small.small, *WORDS, "privacy.epsilon=2")).folder / "manifest.json").read_text()
+        (node_of(config_of(*small.small, *WORDS, "privacy.epsilon=2")).folder / "manifest.json").read_text()
     )["privacy"]["delta"]
     together = (gaussian_mu(2, delta=delta) ** 2 + gaussian_mu(5, delta=delta) ** 2) ** 0.5
     expected = gaussian_epsilon(together, delta=delta)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mammo_dp.privacy.events import Mechanism
-from mammo_dp.privacy.planning import Plan
 from mammo_dp.training.optimizers import (
     LARGEST_MOVE,
     LOGIT_NOISE,
@@ -14,6 +13,7 @@ from mammo_dp.training.optimizers import (
     learning_rate,
     noise_of_mean,
 )
+from mammo_dp.training.plans import Plan
 from tests.conftest import config_of
 
 

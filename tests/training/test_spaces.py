@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mammo_dp.artifacts import Store
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.engine.artifacts import Store
 from mammo_dp.files import Cache
 from mammo_dp.training.spaces import FeatureSpace, open_space
 from tests.conftest import config_of

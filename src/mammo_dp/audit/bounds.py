@@ -9,11 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtri
 from scipy.stats import beta, chi2, nct
 
-from mammo_dp.privacy.gaussian import gaussian_epsilon
+from mammo_dp.privacy.gaussian import gaussian_epsilon, root
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Rates:
 
     @property
     def mu(self) -> float:
-        """The mu that these rates need at least; infinite if they cannot be told from certainty."""
+        """The mu that these rates need at least; infinite if they cannot be distinguished from certainty."""
         if self.true_positive <= self.false_positive:
             return 0.0
         return float(ndtri(self.true_positive) - ndtri(self.false_positive))
@@ -76,7 +75,7 @@ def fitted_mu(members: np.ndarray, others: np.ndarray, *, alpha: float) -> float
     excess = lambda mu: float(nct.sf(seen, n + k - 2, mu * scale)) - alpha  # noqa: E731
     if seen <= 0 or excess(0.0) >= 0:
         return 0.0
-    return float(brentq(excess, 0.0, seen / scale, xtol=1e-9))
+    return root(excess, 0.0, seen / scale, xtol=1e-9)
 
 
 def noise_ratio(total: float, count: int, *, alpha: float) -> tuple[float, float, float]:

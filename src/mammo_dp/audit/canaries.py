@@ -19,8 +19,8 @@ from mammo_dp.audit.residuals import Residuals
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.mechanism import GridSum, grid_step, noise_scale
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer
-from mammo_dp.training.network import NetworkTrainer
+from mammo_dp.training.head_trainer import HeadTrainer
+from mammo_dp.training.network_trainer import NetworkTrainer
 
 LENGTH = 100.0  # of a canary's gradient before clipping, in multiples of C
 

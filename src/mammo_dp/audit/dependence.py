@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from mammo_dp.config.schema import Recipe
 from mammo_dp.privacy.mechanism import GridSum
-from mammo_dp.privacy.planning import Plan
-from mammo_dp.sections import Recipe
-from mammo_dp.training.classifier import HeadTrainer
-from mammo_dp.training.network import NetworkTrainer
+from mammo_dp.training.head_trainer import HeadTrainer
+from mammo_dp.training.network_trainer import NetworkTrainer
 from mammo_dp.training.optimizers import inner_optimizer
+from mammo_dp.training.plans import Plan
 from mammo_dp.training.selection import iterate_weight
+from mammo_dp.training.trainer import ClassifierTrainer
 
 ALONE = 64  # units whose own contribution is measured: those with the most images, which image-wise clipping shows best
 LEFT_OUT = 8  # of them, for additivity
@@ -25,8 +26,6 @@ PAIR_STEPS = 400  # of a pair of runs: all of them for full batches
 # norm over C of what sums of units miss by rounding where several units share a float32 matrix product (seeded runs of
 # other heads than linear ones): beyond it, units depend on each other
 CROSSTALK = 1e-3
-
-Trainer = HeadTrainer | NetworkTrainer
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Dependence:
     exact: bool  # whether the defect must be zero
 
 
-def dependence(trainer: Trainer) -> Dependence:
+def dependence(trainer: ClassifierTrainer) -> Dependence:
     """Measure a private trainer before a step. Draws nothing from its random streams."""
     largest = torch.argsort(trainer.units.sizes, descending=True, stable=True)
     few = isinstance(trainer, NetworkTrainer)  # whose gradients take a second an image
@@ -65,7 +64,7 @@ def dependence(trainer: Trainer) -> Dependence:
     return Dependence(longest, defect, exact=linear or trainer.randomness.secure)
 
 
-def _defect(trainer: Trainer, everyone: torch.Tensor, sums: dict[int, GridSum]) -> float:
+def _defect(trainer: ClassifierTrainer, everyone: torch.Tensor, sums: dict[int, GridSum]) -> float:
     """Largest |sum of all - sum of all but one - that one|, norm over C."""
     whole, worst = trainer.private_sum(everyone), 0.0
     for number, alone in sums.items():
@@ -98,7 +97,7 @@ class Replay:
         return self.noisy.pop(0)
 
 
-def differing_weights(first: Trainer, second: Trainer) -> int:
+def differing_weights(first: ClassifierTrainer, second: ClassifierTrainer) -> int:
     """Weights that differ, bit for bit, between two fresh trainers under the same noisy sums.
 
     second: the same run with other data in place of one unit, from before it was built. Streams that draw for public
@@ -106,8 +105,8 @@ def differing_weights(first: Trainer, second: Trainer) -> int:
     """
     assert first.optimizer is not None
     assert second.optimizer is not None
-    for stream, generator in first._streams.items():
-        second._streams[stream].set_state(generator.get_state())
+    for stream, generator in first.streams.items():
+        second.streams[stream].set_state(generator.get_state())
     steps = min(PAIR_STEPS, first.plan.steps)
     replay = Replay(first.optimizer.noise)
     for trainer in (first, second):
@@ -118,7 +117,7 @@ def differing_weights(first: Trainer, second: Trainer) -> int:
     return sum(int((a != b).sum()) for a, b in zip(_weights(first), _weights(second), strict=True))
 
 
-def _weights(trainer: Trainer) -> list[torch.Tensor]:
+def _weights(trainer: ClassifierTrainer) -> list[torch.Tensor]:
     assert trainer.optimizer is not None
     kept = [] if trainer.recipe.select == "best_val" else list(trainer.selection.selected()[0].values())
     return [*(p.detach() for p in trainer.optimizer.parameters), *kept]

@@ -9,9 +9,10 @@ delta)-DP training (their Thm. 5.2), and for mu-GDP training, which is tighter (
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom
+
+from mammo_dp.privacy.gaussian import root
 
 LEAST_GUESSES = 10
 LARGEST = 200.0  # epsilon or mu beyond which no number of canaries can tell
@@ -89,7 +90,7 @@ def _best(
         high = max(2 * best, 1.0)
         while test(high):
             best, high = high, 2 * high
-        best = float(brentq(lambda value, t=test: 1.0 if t(value) else -1.0, best + 1e-9, high, xtol=1e-6))
+        best = root(lambda value, t=test: 1.0 if t(value) else -1.0, best + 1e-9, high, xtol=1e-6)
     return best
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from mammo_dp.config.schema import Recipe
 from mammo_dp.privacy.clipping import clip_factors
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.mechanism import SHORTENED
-from mammo_dp.sections import Recipe
 from mammo_dp.training.selection import iterate_weight
 
 

@@ -10,21 +10,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mammo_dp.artifacts import Artifact
 from mammo_dp.audit.canaries import Canaries, with_room
 from mammo_dp.audit.dependence import dependence, differing_weights, noise_in_weights
 from mammo_dp.audit.residuals import TESTS
 from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.data.transforms import FLIPS
+from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.models.classifier import HEAD, class_difference
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.classifier import HeadTrainer, count_of
+from mammo_dp.training.build import Task, head_run, start
 from mammo_dp.training.features import FEATURES
-from mammo_dp.training.network import NetworkTrainer
+from mammo_dp.training.head_trainer import HeadTrainer
+from mammo_dp.training.network_trainer import NetworkTrainer
 from mammo_dp.training.optimizers import learning_rate
-from mammo_dp.training.runs import Task, head_run, start
 
 CHANCE = 0.5  # that a record is in the training set of a retrained head
 
@@ -201,7 +201,7 @@ def most_canaries(task: Task, inputs: Mapping[str, Artifact]) -> int:
     """How many fit into one run: one for each parameter that trains."""
     trainer, _ = start(task, inputs)
     assert trainer.optimizer is not None
-    return count_of(trainer.optimizer.parameters)
+    return sum(parameter.numel() for parameter in trainer.optimizer.parameters)
 
 
 def released_noise(task: Task, classifier: Artifact) -> tuple[float, int] | None:

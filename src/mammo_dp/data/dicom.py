@@ -110,7 +110,7 @@ def displayed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def padding(dataset: pydicom.Dataset) -> int | None:
-    """The stored value that stands for no image (PixelPaddingValue), if the header names one."""
+    """The stored value that means no image (PixelPaddingValue), if the header names one."""
     with _quiet():
         try:
             return int(dataset.PixelPaddingValue)

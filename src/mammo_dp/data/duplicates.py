@@ -7,8 +7,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mammo_dp.config.schema import Duplicates
 from mammo_dp.data.patches import Box, aspect_change
-from mammo_dp.sections import Duplicates
 
 SAME_PICTURE = 2  # grey levels of 255 by which no pixel of two thumbnails may differ more
 SAME_LESION = 0.5  # intersection over union of the boxes, from here on
@@ -37,9 +37,9 @@ def clusters(cuts: Sequence[Cut]) -> list[list[Cut]]:
         return []
     first, second = _pairs(list(cuts))
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(cuts), len(cuts)))
-    _, labels = connected_components(graph, directed=False)
+    labels = np.asarray(connected_components(graph, directed=False)[1])
     several = np.flatnonzero(np.bincount(labels) > 1)
-    found = [[cuts[i] for i in np.flatnonzero(labels == label)] for label in several]
+    found = [[cuts[i] for i in np.flatnonzero(labels == label).tolist()] for label in several]
     return sorted(found, key=lambda cluster: cluster[0].number)
 
 

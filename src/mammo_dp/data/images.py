@@ -46,7 +46,7 @@ class Grey:
 
 
 def read_image(path: Path) -> Grey:
-    """A DICOM, PNG, TIFF, PGM or JPEG file, told apart by content.
+    """A DICOM, PNG, TIFF, PGM or JPEG file, recognised by content.
 
     DICOM and whatever is deeper than 8 bits are scaled from the minimum and maximum of the whole image to 0..255, as
     in the published code; 8-bit images stay as they are. Raises ValueError with the reason, OSError from the disk.
@@ -156,7 +156,7 @@ def _check_form(data: bytes) -> None:
             )
         if tags:
             try:
-                image.load()  # OpenCV goes on over damaged strips of a TIFF
+                image.load()  # OpenCV ignores damaged strips of a TIFF
             except (OSError, SyntaxError, ValueError):
                 raise ValueError("damaged TIFF, or cut short; copy or save it again") from None
 
@@ -178,14 +178,16 @@ def _reduced(
         stored = stored.astype(np.int16)  # OpenCV resizes no int8
     low, high = int(stored.min()), int(stored.max())
     values = displayed(np.arange(low, high + 1).astype(stored.dtype))
-    padded = padding is not None and low <= padding <= high
+    padded = padding if padding is not None and low <= padding <= high else None
     present = np.zeros(len(values), bool)
     present[[0, -1]] = True
-    if padded or not _is_monotonic(values):  # then the extremes may lie at values that the image lacks
+    if padded is not None or not _is_monotonic(
+        values
+    ):  # then the extremes may lie at values that the image lacks
         present = np.bincount(stored.ravel().astype(np.int64) - low, minlength=len(values)) > 0
-    if padded and present.sum() > 1:
-        present[padding - low] = False
-        values[padding - low] = values[present].min()
+    if padded is not None and present.sum() > 1:
+        present[padded - low] = False
+        values[padded - low] = values[present].min()
     return Grey(stored, low, to_uint8(values.clip(values[present].min(), values[present].max())), digest)
 
 
@@ -225,7 +227,7 @@ def _is_grey(part: np.ndarray, top: int) -> bool:
     kernel = np.ones((SOFT, SOFT), np.uint8)
     edge = cv2.dilate(marked, kernel) != cv2.erode(marked, kernel)
     elsewhere, size = np.count_nonzero(between & ~edge), np.count_nonzero(marked)
-    return elsewhere > 0.01 * size or np.count_nonzero(between) > size
+    return bool(elsewhere > 0.01 * size or np.count_nonzero(between) > size)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 from mammo_dp.data.cutting import CutImage, Place, Task, cut_image
 from mammo_dp.data.patch_set import write_png
 from mammo_dp.data.patches import Box
+from mammo_dp.engine.progress import track
+from mammo_dp.engine.workers import each, workers_for
 from mammo_dp.files import sha256, write_atomic
-from mammo_dp.progress import track
-from mammo_dp.workers import each, workers_for
 
-CRASHED = "the process that read this image died twice: a damaged file, or too little memory"
+CRASHED = "worker crashed on this image twice: a damaged file, or too little memory"
 
 
 def cut_all(

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from mammo_dp.artifacts import Artifact
 from mammo_dp.data.patches import Box
 from mammo_dp.data.pseudonyms import PSEUDONYM
 from mammo_dp.data.records import Lesion
+from mammo_dp.engine.artifacts import Artifact
 
 INDEX = "index.csv"
 INDEX_COLUMNS = (
@@ -62,7 +62,7 @@ class PatchSet:
     def patients(self) -> np.ndarray:
         """(n,) str that tells patients apart, also those of two sources that share an id; empty where not known.
 
-        Pseudonyms are random, so one that stands under two sources of a custom table is one patient.
+        Pseudonyms are random, so one that occurs in two sources of a custom table is one patient.
         """
         patient = self.index["patient"]
         of_source = np.where(patient.str.fullmatch(PSEUDONYM), patient, self.index["source"] + "/" + patient)

@@ -67,8 +67,8 @@ def _load(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     damaged = UserError(
-        f"{TITLE} is damaged: each row needs a patient_id and a pseudonym (p_ and 12 hex digits), each once; mend it, "
-        "or take it away to draw all anew"
+        f"{TITLE} is damaged: each row needs a patient_id and a pseudonym (p_ and 12 hex digits), each once; correct "
+        "it, or take it away to draw all anew"
     )
     try:
         rows = [row for _, row in read_table(path, title=TITLE, required=COLUMNS)]

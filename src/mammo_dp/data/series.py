@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mammo_dp.data import dicom
+from mammo_dp.engine.progress import track
 from mammo_dp.files import Cache, tree_identity, walk_files
-from mammo_dp.progress import track
 
 VERSION = 1  # raised when an index says other things
 UID = re.compile(r"[0-2](\.\d+){3,}")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from mammo_dp.config import Config
+from mammo_dp.config.schema import Dataset, Toy
 from mammo_dp.errors import UserError
 from mammo_dp.files import fingerprint
-from mammo_dp.sections import Dataset, Toy
 
 TOY_VERSION = 1  # raised when data/toy.py draws other phantoms for the same settings
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
+from mammo_dp.config.schema import Dataset, Source
 from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.errors import UserError
-from mammo_dp.sections import Dataset, Source
 
 
 @cache
@@ -18,7 +18,7 @@ def paper_split() -> dict[str, Split]:
 
     Read off the file names of the authors' published patches (paper_split.csv beside this file).
     """
-    with files("mammo_dp.data").joinpath("paper_split.csv").open(encoding="utf-8", newline="") as file:
+    with files("mammo_dp.data").joinpath("paper_split.csv").open(encoding="utf-8") as file:
         return {row["patient"]: row["split"] for row in csv.DictReader(file)}  # type: ignore[misc]
 
 
@@ -72,7 +72,7 @@ def check_leaks(lesions: Iterable[Lesion]) -> None:
         if lesion.patient and other.split != lesion.split:
             raise UserError(
                 f"{other.row} and {lesion.row} put one patient into {other.split} and {lesion.split}, and results on "
-                f"{lesion.split} would be worthless; mend the table or the folders"
+                f"{lesion.split} would be worthless; correct the table or the folders"
             )
 
 

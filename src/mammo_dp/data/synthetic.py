@@ -14,7 +14,7 @@ SOURCE = "synthetic"
 def read(folder: Path, *, per_class: int) -> list[Lesion]:
     """The first `per_class` images of each class by name. Raises UserError if there are fewer.
 
-    Each image is a patient of its own: whoever it may resemble, it is nobody's.
+    Each image is a patient of its own: it belongs to no real patient.
     """
     found: dict[str, list[Path]] = {"benign": [], "malignant": []}
     for path in sorted(folder.glob("*.png")):

@@ -51,7 +51,7 @@ def read_table(
             ):  # then rows are lost in it, and their values may stand under this one
                 raise UserError(
                     f"row {number} of {title} holds a line break inside a value: a quotation mark is missing or too "
-                    "many there; mend it"
+                    "many there; correct it"
                 )
         rows.append((number, row))
     return rows
@@ -69,7 +69,7 @@ def _records(text: str, delimiter: str, title: str) -> list[list[str]]:
         except csv.Error as error:
             if strict and "unexpected end" not in str(error):
                 return parse(strict=False)  # blanks behind a quotation mark, which mean no harm
-            where = f"at line {reader.line_num} ({error}); mend the quotation marks there"
+            where = f"at line {reader.line_num} ({error}); correct the quotation marks there"
             raise UserError(f"{title} cannot be parsed {where}") from None
 
     return parse(strict=True)

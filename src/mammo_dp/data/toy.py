@@ -18,8 +18,8 @@ from filelock import FileLock
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from mammo_dp.progress import track
-from mammo_dp.sections import Toy
+from mammo_dp.config.schema import Toy
+from mammo_dp.engine.progress import track
 
 CBIS_COLUMNS = [
     "patient_id",

@@ -3,8 +3,6 @@
 All resamples are computed at once: a resample is a row of weights, how often each prediction's patient was drawn.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 RESAMPLES = 2000
@@ -30,36 +28,51 @@ def patient_draws(patients: np.ndarray, *, resamples: int = RESAMPLES, seed: int
     return times.astype(np.float32)[:, of_row]
 
 
-def weighted_metrics(
-    malignant: np.ndarray, p_malignant: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Each metric in each resample, NaN where it is not defined there.
+class Resamples:
+    """What ranking metrics of all resamples are computed from. Ties share a threshold.
 
-    malignant: (n,) of 0 and 1; p_malignant: (n,); weights: (resamples, n). Ties share a threshold. AUROC is the area
-    by the trapezoidal rule, AUPRC average precision, sensitivity the highest at a specificity of at least SPECIFICITY,
-    ECE the mean distance over BINS bins of the probability between it and the share of malignant ones.
+    true_positives, false_positives: (resamples, thresholds + 1) sums of weights from the highest score down.
     """
-    order = np.argsort(-p_malignant, kind="stable")
-    ends = np.flatnonzero(np.diff(p_malignant[order], append=-np.inf) != 0)  # last of each group of ties
-    labels = malignant[order].astype(np.float32)
-    sorted_weights = weights[:, order]
-    true_positives = _cumulative(sorted_weights * labels, ends)
-    false_positives = _cumulative(sorted_weights * (1 - labels), ends)
-    positives, negatives = true_positives[:, -1:], false_positives[:, -1:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sensitivity, false_rate = true_positives / positives, false_positives / negatives
-        steps = np.diff(false_rate, axis=1)
-        auroc = (steps * (sensitivity[:, 1:] + sensitivity[:, :-1]) / 2).sum(axis=1)
-        allowed = np.where(false_rate <= 1 - SPECIFICITY + 1e-6, sensitivity, -np.inf).max(axis=1)
-        return {
-            "auroc": auroc,
-            "auprc_benign": _average_precision(
-                (negatives - false_positives)[:, ::-1], (positives - true_positives)[:, ::-1]
-            ),
-            "auprc_malignant": _average_precision(true_positives, false_positives),
-            "sensitivity_at_90_specificity": np.where(np.isfinite(auroc), allowed, np.nan),
-            "ece": _calibration_error(malignant, p_malignant, weights),
-        }
+
+    def __init__(self, malignant: np.ndarray, p_malignant: np.ndarray, weights: np.ndarray) -> None:
+        """malignant: (n,) of 0 and 1; p_malignant: (n,); weights: (resamples, n)."""
+        self.malignant, self.p_malignant, self.weights = malignant, p_malignant, weights
+        order = np.argsort(-p_malignant, kind="stable")
+        ends = np.flatnonzero(np.diff(p_malignant[order], append=-np.inf) != 0)  # last of each group of ties
+        labels = malignant[order].astype(np.float32)
+        sorted_weights = weights[:, order]
+        self.true_positives = _cumulative(sorted_weights * labels, ends)
+        self.false_positives = _cumulative(sorted_weights * (1 - labels), ends)
+        self.positives, self.negatives = self.true_positives[:, -1:], self.false_positives[:, -1:]
+        self.sensitivity = self.true_positives / self.positives
+        self.false_rate = self.false_positives / self.negatives
+
+    def auroc(self) -> np.ndarray:
+        """(resamples,) area under the ROC curve by the trapezoidal rule; NaN where one class is missing."""
+        steps, sensitivity = np.diff(self.false_rate, axis=1), self.sensitivity
+        return (steps * (sensitivity[:, 1:] + sensitivity[:, :-1]) / 2).sum(axis=1)
+
+    def auprc_malignant(self) -> np.ndarray:
+        """(resamples,) average precision, malignant positive."""
+        return _average_precision(self.true_positives, self.false_positives)
+
+    def auprc_benign(self) -> np.ndarray:
+        """(resamples,) average precision, benign positive."""
+        return _average_precision(
+            (self.negatives - self.false_positives)[:, ::-1], (self.positives - self.true_positives)[:, ::-1]
+        )
+
+    def sensitivity_at_specificity(self) -> np.ndarray:
+        """(resamples,) the highest sensitivity at a specificity of at least SPECIFICITY."""
+        allowed = np.where(self.false_rate <= 1 - SPECIFICITY + 1e-6, self.sensitivity, -np.inf).max(axis=1)
+        return np.where(np.isfinite(self.auroc()), allowed, np.nan)
+
+    def ece(self) -> np.ndarray:
+        """(resamples,) mean distance over BINS bins of the probability between it and the share of malignant ones."""
+        bins = bins_of(self.p_malignant)
+        difference = np.zeros((len(bins), BINS), dtype=np.float32)
+        difference[np.arange(len(bins)), bins] = self.p_malignant - self.malignant
+        return np.abs(self.weights @ difference).sum(axis=1) / self.weights.sum(axis=1)
 
 
 def _cumulative(weights: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -81,28 +94,12 @@ def bins_of(p_malignant: np.ndarray) -> np.ndarray:
     return np.minimum((p_malignant * BINS).astype(int), BINS - 1)
 
 
-def _calibration_error(malignant: np.ndarray, p_malignant: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    bins = bins_of(p_malignant)
-    difference = np.zeros((len(bins), BINS), dtype=np.float32)
-    difference[np.arange(len(bins)), bins] = p_malignant - malignant
-    return np.abs(weights @ difference).sum(axis=1) / weights.sum(axis=1)
-
-
 def interval(values: np.ndarray) -> list[float] | None:
     """[low, high] of the middle LEVEL of the resamples, or None where too many of them are not defined."""
     defined = values[np.isfinite(values)]
     if len(defined) < DEFINED * len(values) or not len(defined):
         return None
     return [float(q) for q in np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
-
-
-def intervals(
-    malignant: np.ndarray, p_malignant: np.ndarray, weights: np.ndarray
-) -> Mapping[str, list[float] | None]:
-    """The interval of every metric."""
-    return {
-        name: interval(values) for name, values in weighted_metrics(malignant, p_malignant, weights).items()
-    }
 
 
 def paired_difference(one: np.ndarray, other: np.ndarray, *, seen: float) -> dict[str, float | None]:

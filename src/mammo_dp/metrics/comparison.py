@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 
+from mammo_dp.engine.progress import track
 from mammo_dp.metrics.frechet import NEIGHBOURS, frechet_distance, kernel_distance, precision_recall
 from mammo_dp.metrics.radiomics import radiomics_distance
 from mammo_dp.metrics.subsets import patient_parts
-from mammo_dp.progress import track
 
 CLASSES = {"all": None, "benign": 0, "malignant": 1}
 

@@ -30,7 +30,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def _factor(centred: np.ndarray) -> np.ndarray:
     """X with X^T X = the covariance, of at most d rows."""
     scaled = centred / np.sqrt(len(centred) - 1)
-    return np.linalg.qr(scaled, mode="r") if len(scaled) > scaled.shape[1] else scaled
+    return np.asarray(np.linalg.qr(scaled, mode="r")) if len(scaled) > scaled.shape[1] else scaled
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:

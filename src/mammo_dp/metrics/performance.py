@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammo_dp.metrics.bootstrap import intervals, patient_draws
-from mammo_dp.metrics.classification import binary_metrics
+from mammo_dp.metrics.bootstrap import patient_draws
+from mammo_dp.metrics.classification import binary_metrics, intervals
 
 SUBGROUPS = ("view", "density", "subtlety", "acquisition", "abnormality")  # columns of a patch set's index
 
@@ -25,8 +25,8 @@ def performance(index: pd.DataFrame, patients: np.ndarray, p_malignant: np.ndarr
     table = pd.DataFrame(
         {"patient": patients, "lesion": index["lesion"].to_numpy(), "malignant": malignant, "p": p_malignant}
     ).assign(row=np.arange(len(index)))
-    if len(table) and (table["patient"] != "").all():
-        if (table["lesion"] != "").all():
+    if len(table) and (table["patient"].to_numpy() != "").all():
+        if (table["lesion"].to_numpy() != "").all():
             by_lesion = table.groupby(["patient", "lesion"], sort=False)
             table = by_lesion.agg(
                 malignant=("malignant", "max"), p=("p", "mean"), row=("row", "first")
@@ -40,10 +40,10 @@ def performance(index: pd.DataFrame, patients: np.ndarray, p_malignant: np.ndarr
         column: {
             value: _with_intervals(malignant[rows], p_malignant[rows], draws[:, rows])
             for value in sorted(set(index[column]) - {""})
-            if (rows := np.flatnonzero(index[column] == value)).size
+            if (rows := np.flatnonzero(index[column].to_numpy() == value)).size
         }
         for column in SUBGROUPS
-        if index[column].nunique() > 1
+        if len(index[column].unique()) > 1
     }
     return found
 

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mammo_dp.engine.progress import track
+from mammo_dp.engine.workers import each, workers_for
 from mammo_dp.errors import UserError
-from mammo_dp.progress import track
-from mammo_dp.workers import each, workers_for
 
 VERSION = "v0"
 INSTALL = "./scripts/radiomics.sh"
@@ -42,7 +42,7 @@ def check_installed() -> None:
 def radiomics_features(images: np.ndarray, *, workers: int | None) -> np.ndarray:
     """(n, h, w) uint8 -> (n, 102) features of the whole patch, in processes of their own.
 
-    Raises UserError if the extra is not installed or a process dies over an image.
+    Raises UserError if the extra is not installed or a process crashes on an image.
     """
     check_installed()
     tasks = list(enumerate(images))
@@ -51,7 +51,7 @@ def radiomics_features(images: np.ndarray, *, workers: int | None) -> np.ndarray
     for (number, _), row in track(results, "radiomics", total=len(tasks)):
         if row is None:
             raise UserError(
-                f"a process of pyradiomics died over patch {number}; try again with runtime.workers=1"
+                f"a pyradiomics process crashed on patch {number}; try again with runtime.workers=1"
             )
         rows[number] = row
     return np.stack([rows[number] for number in range(len(tasks))])
@@ -59,7 +59,7 @@ def radiomics_features(images: np.ndarray, *, workers: int | None) -> np.ndarray
 
 def radiomics_distance(a: np.ndarray, b: np.ndarray) -> float:
     """FRD v0 of (n, f) and (m, f) radiomics features: scaled together by their range, then a Frechet distance."""
-    from frd_score import frd
+    from frd_score import frd  # pyright: ignore[reportMissingImports]
 
     both = np.concatenate([a, b])
     low, high = frd.V0_DEFAULT_NORM_RANGE
@@ -70,7 +70,7 @@ def radiomics_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def _measure(task: tuple[int, np.ndarray]) -> np.ndarray:
     """The features of one patch. frd-score reads files, so the patch becomes one."""
-    from frd_score import frd
+    from frd_score import frd  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
         image, mask = Path(folder) / "image.png", Path(folder) / "mask.png"
@@ -88,8 +88,8 @@ def _measure(task: tuple[int, np.ndarray]) -> np.ndarray:
 @cache
 def _extractor() -> Any:
     """One a process. Silent: pyradiomics logs each image."""
-    import radiomics
-    from frd_score import frd
+    import radiomics  # pyright: ignore[reportMissingImports]
+    from frd_score import frd  # pyright: ignore[reportMissingImports]
 
     radiomics.setVerbosity(60)
     logging.getLogger("radiomics").setLevel(logging.ERROR)

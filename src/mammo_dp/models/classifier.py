@@ -1,4 +1,4 @@
-"""The classifier: a timm backbone (the body) and a head on its pooled features."""
+"""The classifier: a backbone of timm and a head on its pooled features."""
 
 import sys
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mammo_dp.config import Config
+from mammo_dp.config.schema import Classifier, Recipe
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity
 from mammo_dp.layers import Affine
 from mammo_dp.models.download import check_reachable
 from mammo_dp.models.stages import StageFeatures
-from mammo_dp.sections import Classifier, Recipe
 
-HEAD, BODY = (
+HEAD, BACKBONE = (
     "head.safetensors",
-    "body.safetensors",
-)  # of a trained classifier; the body where it was trained too
+    "backbone.safetensors",
+)  # of a trained classifier; the backbone where it was trained too
 HUB_FILE = "model.safetensors"
 # of a recipe, what its head cannot be used without
 USED_BY_HEAD = ("head", "hidden", "normalize_features", "test_flips")
@@ -31,47 +31,55 @@ CLASSES = 2  # benign 0, malignant 1
 LAST_NORMS = ("norm", "head.norm", "fc_norm")  # timm's names
 
 
-def build_body(settings: Classifier, trained: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
+def build_backbone(settings: Classifier, trained: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
     """The backbone without its classification layer, frozen, in eval mode: (n, 3, s, s) -> (n, d) pooled features.
 
-    `trained`: the weights of a body that was trained here, instead of those that the settings name.
+    `trained`: the weights of a backbone that was trained here, instead of those that the settings name.
     Raises UserError if timm does not know the model or the weights are missing or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.init_seed)
-        body = _create(settings)
+        backbone = _create(settings)
     if trained is not None:
-        body.load_state_dict(dict(trained), strict=True)
+        backbone.load_state_dict(dict(trained), strict=True)
     elif settings.weights != "none":
-        load_weights(body, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone)
-    body = body.eval().requires_grad_(False)
-    return body if settings.features == "last" else StageFeatures(body, input_size=settings.input_size).eval()
+        load_weights(
+            backbone, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone
+        )
+    backbone = backbone.eval().requires_grad_(False)
+    return (
+        backbone
+        if settings.features == "last"
+        else StageFeatures(backbone, input_size=settings.input_size).eval()
+    )
 
 
-def feature_size(body: nn.Module) -> int:
-    """Length d of the body's feature vector."""
-    return int(body.num_features)  # type: ignore[arg-type]
+def feature_size(backbone: nn.Module) -> int:
+    """Length d of the backbone's feature vector."""
+    return int(backbone.num_features)  # type: ignore[arg-type]
 
 
-def take_norm(body: nn.Module, settings: Classifier) -> Affine:
-    """Take scale and shift out of the body's last normalisation: a layer that gives its features back.
+def take_norm(backbone: nn.Module, settings: Classifier) -> Affine:
+    """Take scale and shift out of the backbone's last normalisation: a layer that gives its features back.
 
     Mean pooling and an affine map of each feature commute, so this layer on cached features is the same function, and
-    trains the same, as the normalisation inside the body. Raises UserError where that is not so.
+    trains the same, as the normalisation inside the backbone. Raises UserError where that is not so.
     """
-    norm = next((m for name in LAST_NORMS if isinstance(m := _submodule(body, name), nn.LayerNorm)), None)
+    norm = next((m for name in LAST_NORMS if isinstance(m := _submodule(backbone, name), nn.LayerNorm)), None)
     images = torch.rand(
         2, 3, settings.input_size, settings.input_size, generator=torch.Generator().manual_seed(0)
     )
     if norm is not None and norm.elementwise_affine and norm.bias is not None:
         with torch.no_grad():
-            before = body(images)
-            affine = Affine(feature_size(body))
+            before = backbone(images)
+            affine = Affine(feature_size(backbone))
             if affine.weight.shape == norm.weight.shape:
                 affine.load_state_dict(norm.state_dict())
                 norm.weight.fill_(1.0)
                 norm.bias.zero_()
-                if torch.allclose(affine(body(images)), before, rtol=1e-3, atol=1e-3 * float(before.std())):
+                if torch.allclose(
+                    affine(backbone(images)), before, rtol=1e-3, atol=1e-3 * float(before.std())
+                ):
                     return affine
     raise UserError(
         f"classifier.trainable=norm_head needs a backbone that ends in a layer normalisation before pooling (Swin, "
@@ -79,9 +87,9 @@ def take_norm(body: nn.Module, settings: Classifier) -> Affine:
     )
 
 
-def _submodule(body: nn.Module, name: str) -> nn.Module | None:
+def _submodule(backbone: nn.Module, name: str) -> nn.Module | None:
     try:
-        return body.get_submodule(name)
+        return backbone.get_submodule(name)
     except AttributeError:
         return None
 
@@ -108,17 +116,17 @@ def class_difference(layer: nn.Linear) -> torch.Tensor:
 
 
 def model_record(config: Config, cache: Cache) -> dict[str, Any]:
-    """What is needed to use the weights: how inputs are made, which body, which head. No path, nothing private."""
+    """What is needed to use the weights: how inputs are made, which backbone, which head. No path, nothing private."""
     classifier, recipe = config.classifier, config.recipe
     record = {
         "patches": config.patches.model_dump(),
-        "classifier": classifier.body_settings | {"trainable": classifier.trainable},
+        "classifier": classifier.backbone_settings | {"trainable": classifier.trainable},
         "recipe": recipe.model_dump(include=set(USED_BY_HEAD)),
-        "body": weights_name(classifier, cache),
+        "backbone": weights_name(classifier, cache),
         "precision": config.runtime.precision,
     }
-    if classifier.trains_body or config.experiment.continues_synpre:
-        record["body"] = BODY
+    if classifier.trains_backbone or config.experiment.continues_synpre:
+        record["backbone"] = BACKBONE
     return record
 
 
@@ -129,23 +137,23 @@ def weights_name(classifier: Classifier, cache: Cache) -> str:
     return str(classifier.named_weights)
 
 
-def load_weights(body: nn.Module, path: Path, *, name: str) -> None:
+def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
     """Load a .safetensors or weights-only .pth file strictly."""
-    fit_weights(body, read_weights(path), name=name)
+    fit_weights(backbone, read_weights(path), name=name)
 
 
-def fit_weights(body: nn.Module, stored: Mapping[str, torch.Tensor], *, name: str) -> None:
+def fit_weights(backbone: nn.Module, stored: Mapping[str, torch.Tensor], *, name: str) -> None:
     """Load tensors of a file strictly.
 
     The file's classification layer is dropped, and files of a model's authors go through timm's own renaming.
     Raises UserError naming the first key that is missing, unknown or of another shape.
     """
-    module = sys.modules[type(body).__module__]
-    renamed = dict(getattr(module, "checkpoint_filter_fn", lambda state, model: state)(stored, body))
-    classifier = body.default_cfg["classifier"]  # type: ignore[index]
+    module = sys.modules[type(backbone).__module__]
+    renamed = dict(getattr(module, "checkpoint_filter_fn", lambda state, model: state)(stored, backbone))
+    classifier = backbone.default_cfg["classifier"]  # type: ignore[index]
     prefixes = tuple(f"{p}." for p in ([classifier] if isinstance(classifier, str) else classifier))
-    expected = body.state_dict()
-    transient = {key for key, _ in body.named_buffers()} - set(expected)
+    expected = backbone.state_dict()
+    transient = {key for key, _ in backbone.named_buffers()} - set(expected)
     given = {k: v for k, v in renamed.items() if not k.startswith(prefixes) and k not in transient}
 
     advice = f"give a file of timm's {name}, or set classifier.backbone to the model that the file belongs to"
@@ -163,7 +171,7 @@ def fit_weights(body: nn.Module, stored: Mapping[str, torch.Tensor], *, name: st
                 f"key {key} of the file of classifier.weights has shape {tuple(shape)}, {name} needs "
                 f"{tuple(tensor.shape)}; {advice}"
             )
-    body.load_state_dict(given, strict=True)
+    backbone.load_state_dict(given, strict=True)
 
 
 def read_weights(path: Path) -> Mapping[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Weights from the network, and how their absence is told."""
+"""Weights from the network, and the error where they are absent."""
 
 import socket
 import urllib.parse

@@ -73,11 +73,11 @@ def build_radimagenet(weights: str | None) -> nn.Module:
         raise UserError(f"the space radimagenet is left out: its weights are not here; {advice}")
     try:
         stored = {_renamed(key): tensor for key, tensor in read_weights(Path(weights)).items()}
-        body = timm.create_model(RADIMAGENET, pretrained=False, num_classes=0)
-        fit_weights(body, stored, name=RADIMAGENET)
+        backbone = timm.create_model(RADIMAGENET, pretrained=False, num_classes=0)
+        fit_weights(backbone, stored, name=RADIMAGENET)
     except UserError as error:
         raise UserError(f"the space radimagenet is left out: {error}; {advice}") from None
-    return body.eval().requires_grad_(False)
+    return backbone.eval().requires_grad_(False)
 
 
 def _renamed(key: str) -> str:

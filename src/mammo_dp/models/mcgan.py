@@ -1,4 +1,4 @@
-"""MCGAN, the malignancy-conditioned GAN: a DCGAN whose two networks are told the class (paper, Sec. 2; its code).
+"""MCGAN, the malignancy-conditioned GAN: a DCGAN whose two networks are given the class (paper, Sec. 2; its code).
 
 The two halves are functions of one image each unless `gan.norm=batch`, so that gradients of single images exist.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mammo_dp.sections import Gan
+from mammo_dp.config.schema import Gan
 
 CLASSES = 2  # benign 0, malignant 1
 # Positions below which a convolution with many channels is faster as one matrix product on a CPU: 0.24 against 0.41 s
@@ -42,8 +42,12 @@ class TransposedConvolution(nn.ConvTranspose2d):
         rows = input.permute(0, 2, 3, 1).flatten(0, 2) @ self.weight.flatten(1)
         columns = rows.view(count, side * side, -1).transpose(1, 2)
         return functional.fold(
-            columns, (size, size), self.kernel_size, padding=self.padding, stride=self.stride
-        )  # type: ignore[arg-type]
+            columns,
+            (size, size),
+            self.kernel_size,
+            padding=self.padding,  # type: ignore[arg-type]
+            stride=self.stride,  # type: ignore[arg-type]
+        )
 
 
 class Label(nn.Module):
@@ -74,9 +78,9 @@ class Generator(nn.Module):
         super().__init__()
         self.latent_dim = settings.latent_dim
         auxiliary = settings.label_injection == "auxiliary"
-        told = CLASSES if auxiliary else settings.label_channels
-        self.label = OneHot() if auxiliary else Label(settings, told)
-        kernel, previous, blocks = settings.generator_kernel, settings.latent_dim + told, nn.Sequential()
+        given = CLASSES if auxiliary else settings.label_channels
+        self.label = OneHot() if auxiliary else Label(settings, given)
+        kernel, previous, blocks = settings.generator_kernel, settings.latent_dim + given, nn.Sequential()
         for number, channels in enumerate(settings.generator_channels):
             stride, padding = (1, 0) if number == 0 else (2, (kernel - 2) // 2)
             side = 4 if number == 0 else kernel  # the first block makes 4x4 of 1x1

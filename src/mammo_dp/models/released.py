@@ -4,7 +4,7 @@ from typing import Any
 
 from mammo_dp.config import Config
 from mammo_dp.files import Cache, file_identity
-from mammo_dp.models.classifier import BODY
+from mammo_dp.models.classifier import BACKBONE
 
 
 def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
         "recipe": config.recipe.model_dump(),
         "privacy": config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count},
     }
-    if config.classifier.trains_body or config.experiment.continues_synpre:
-        settings["classifier"]["trained"] = BODY
+    if config.classifier.trains_backbone or config.experiment.continues_synpre:
+        settings["classifier"]["trained"] = BACKBONE
     if config.experiment.continues_synpre:
         settings["pretraining"] = config.pretraining.model_dump()
     if weights is not None:  # of public pre-training; without it the head cannot be used

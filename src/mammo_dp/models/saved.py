@@ -9,12 +9,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mammo_dp.artifacts import Artifact, Store
+from mammo_dp.config.schema import Classifier
+from mammo_dp.engine.artifacts import Artifact, Store
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity
 from mammo_dp.layers import Affine
-from mammo_dp.models.classifier import BODY, HEAD, build_body, take_norm
-from mammo_dp.sections import Classifier
+from mammo_dp.models.classifier import BACKBONE, HEAD, build_backbone, take_norm
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,18 @@ class Saved:
             ) from None
 
     @property
-    def body_file(self) -> Path | None:
-        """The body that was trained here: in this folder, or in the run of synpre that this one went on from."""
-        if self.record["body"] != BODY:
+    def backbone_file(self) -> Path | None:
+        """The backbone that was trained here: in this folder, or in the run of synpre that this one went on from."""
+        if self.record["backbone"] != BACKBONE:
             return None
-        if (self.folder / BODY).is_file():
-            return self.artifact.path(BODY) if self.artifact else self.folder / BODY
-        if self.artifact is not None and "body" in self.artifact.manifest["inputs"]:
-            before = self.folder.parents[1] / self.artifact.manifest["inputs"]["body"]["artifact"]
-            if (before / BODY).is_file():
-                return before / BODY
+        if (self.folder / BACKBONE).is_file():
+            return self.artifact.path(BACKBONE) if self.artifact else self.folder / BACKBONE
+        if self.artifact is not None and "backbone" in self.artifact.manifest["inputs"]:
+            before = self.folder.parents[1] / self.artifact.manifest["inputs"]["backbone"]["artifact"]
+            if (before / BACKBONE).is_file():
+                return before / BACKBONE
         raise UserError(
-            f"predict.model has no {BODY} and the run that made it is gone; train it again, or export it first"
+            f"predict.model has no {BACKBONE} and the run that made it is gone; train it again, or export it first"
         )
 
     def head(self) -> nn.Sequential:
@@ -75,29 +75,29 @@ class Saved:
         head.load_state_dict(tensors, strict=True)
         return head.eval()
 
-    def body(self, given: Classifier, cache: Cache) -> nn.Module:
-        """The body that the head was trained on, as `given` names its weights where they came from outside.
+    def backbone(self, given: Classifier, cache: Cache) -> nn.Module:
+        """The backbone that the head was trained on, as `given` names its weights where they came from outside.
 
         Raises UserError if those are other weights.
         """
         kept = self.record["classifier"]
         settings = Classifier(
             **{"features": "last", **kept}, weights=self._weights(given, cache), init_seed=self._init_seed,
-            body_mode="eval", cache_features=False,
+            backbone_mode="eval", cache_features=False,
         )  # fmt: skip
-        body = build_body(settings, _tensors(self.body_file) if self.body_file else None)
+        backbone = build_backbone(settings, _tensors(self.backbone_file) if self.backbone_file else None)
         if settings.trainable == "norm_head":
-            take_norm(body, settings)
-        return body
+            take_norm(backbone, settings)
+        return backbone
 
     @property
     def _init_seed(self) -> int:
-        words = self.record["body"].split()
+        words = self.record["backbone"].split()
         return int(words[-1]) if words[0] == "random," else 0
 
     def _weights(self, given: Classifier, cache: Cache) -> str:
-        name = self.record["body"]
-        if name == BODY or name.startswith("random"):
+        name = self.record["backbone"]
+        if name == BACKBONE or name.startswith("random"):
             return "none"
         if name == "imagenet":
             return "imagenet"
@@ -108,7 +108,7 @@ class Saved:
             if file is not None and file.is_file() and file_identity(file, cache) == wanted:
                 return weights
         raise UserError(
-            f"the classifier stands on backbone weights with SHA-256 {wanted[:16]}..., which classifier.weights="
+            f"the classifier was trained on backbone weights with SHA-256 {wanted[:16]}..., which classifier.weights="
             f"{given.weights} are not; give classifier.weights=FILE of those"
         )
 

@@ -1,9 +1,17 @@
 """Gaussian differential privacy, exact for full batches (Dong, Roth, Su 2022, Cor. 2.13; Balle, Wang 2018, Thm. 8)."""
 
 import math
+from collections.abc import Callable
 
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
+
+
+def root(
+    function: Callable[[float], float], low: float, high: float, *, xtol: float, rtol: float = 1e-14
+) -> float:
+    """Where `function` changes its sign between low and high."""
+    return float(brentq(function, low, high, xtol=xtol, rtol=rtol))  # pyright: ignore[reportArgumentType]
 
 
 def gaussian_delta(mu: float, *, epsilon: float) -> float:
@@ -19,7 +27,7 @@ def gaussian_epsilon(mu: float, *, delta: float) -> float:
     high = 1.0
     while gaussian_delta(mu, epsilon=high) > delta:
         high *= 2
-    return float(brentq(lambda e: gaussian_delta(mu, epsilon=e) - delta, 0.0, high, xtol=1e-12, rtol=1e-14))  # type: ignore[arg-type]
+    return root(lambda e: gaussian_delta(mu, epsilon=e) - delta, 0.0, high, xtol=1e-12)
 
 
 def gaussian_true_positive_rate(mu: float, *, false_positive_rate: float) -> float:
@@ -43,6 +51,4 @@ def gaussian_mu(epsilon: float, *, delta: float) -> float:
         return 0.0
     while gaussian_delta(high, epsilon=epsilon) < delta:
         high *= 2
-    return float(
-        brentq(lambda mu: gaussian_delta(mu, epsilon=epsilon) - delta, low, high, xtol=1e-12, rtol=1e-14)
-    )  # type: ignore[arg-type]
+    return root(lambda mu: gaussian_delta(mu, epsilon=epsilon) - delta, low, high, xtol=1e-12)

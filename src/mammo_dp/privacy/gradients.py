@@ -70,8 +70,8 @@ def gradient_sum(
         factors = clip_factors(norms, max_grad_norm)
     for (layer, _, _), part in zip(found, parts, strict=True):
         weight, bias = part.weighted_sum(factors)
-        _add(layer.weight, weight)
-        _add(layer.bias, bias)
+        _add(layer.weight, weight)  # type: ignore[arg-type]
+        _add(layer.bias, bias)  # type: ignore[arg-type]
     return norms
 
 
@@ -209,7 +209,7 @@ ALIGNED, SERIAL = 64, 2**15
 
 
 def sigmoid(values: torch.Tensor) -> torch.Tensor:
-    """1 / (1 + exp(-x)), bit for bit independent of where in the tensor a value stands.
+    """1 / (1 + exp(-x)), bit for bit independent of the position of a value in the tensor.
 
     Kernels take whole vectors of the processor and the rest one by one, and may split among threads beyond SERIAL
     entries. So each call gets at most SERIAL, filled up to whole vectors.

@@ -75,7 +75,9 @@ class Individual:
 @cache
 def _divergences(rate: float, sigma: float, level: int) -> np.ndarray:
     """Renyi divergences of one step of a unit with length level / LEVELS, at ORDERS."""
-    return compute_rdp(q=rate, noise_multiplier=sigma * LEVELS / level, steps=1, orders=list(ORDERS))
+    return np.asarray(
+        compute_rdp(q=rate, noise_multiplier=sigma * LEVELS / level, steps=1, orders=list(ORDERS))
+    )
 
 
 def epsilons(mu: np.ndarray, *, delta: float) -> np.ndarray:

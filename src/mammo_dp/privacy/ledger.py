@@ -81,7 +81,9 @@ class Ledger:
 
     @property
     def _shaping(self) -> list[tuple[str, Cohort]]:
-        found = {(e.study, e.cohort) for e in self.events if e.effect == "shapes_model"}
+        found: set[tuple[str, Cohort]] = {
+            (e.study, e.cohort) for e in self.events if e.effect == "shapes_model"
+        }
         return sorted(found, key=lambda pair: (pair[0], COHORTS.index(pair[1])))
 
     def shaping(self, study: str, cohort: Cohort) -> list[Event]:
@@ -101,7 +103,9 @@ class Ledger:
         else:
             found = self._compose(events, unit)
         images = self.most_images if group and not unlimited else None
-        means = dict.fromkeys(("attack", "advantage", "guess", "mu")) if found is None else found._asdict()
+        means: dict[str, Any] = dict.fromkeys(("attack", "advantage", "guess", "mu"))
+        if found is not None:
+            means = found._asdict()
         return Account(
             cohort, study, unit, delta=self.delta, images_per_patient=images, unlimited=unlimited,
             **{"epsilon": None, **means},
@@ -138,7 +142,7 @@ class Ledger:
         return math.inf if self.headline.epsilon is None else self.headline.epsilon
 
     @property
-    def breaking(self) -> Event | None:
+    def dominant_event(self) -> Event | None:
         """The event that decides the headline: one without a limit if there is any, else the first."""
         worst = self.headline
         if worst is None:
@@ -196,17 +200,25 @@ def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -
     accounted for removal counts twice as far. Full batches compose exactly; Poisson sampling by PLD, a single event by
     the accountant that it names.
     """
-    moves = [_moves(e, unit=unit, images=images, replaced=relation(events) == "replace") for e in events]
+    multipliers = [
+        _sensitivity_multiplier(e, unit=unit, images=images, replaced=relation(events) == "replace")
+        for e in events
+    ]
     mechanisms = [e.mechanism for e in events if e.mechanism is not None]
     if all(m.is_full_batch for m in mechanisms):
-        mu = math.hypot(*(far * m.mu / m.sensitivity for far, m in zip(moves, mechanisms, strict=True)))
+        mu = math.hypot(
+            *(
+                multiplier * m.mu / m.sensitivity
+                for multiplier, m in zip(multipliers, mechanisms, strict=True)
+            )
+        )
         return Bound.of_mu(mu, delta=delta)
     from mammo_dp.privacy import loss_distribution as losses  # slow to import, and not needed above
     from mammo_dp.privacy.accounting import epsilon as spent
 
     rates = (FALSE_POSITIVE_RATE, GUESS)
     if any(e.unit == "patient" and unit == "image" for e in events) or relation(events) == "replace":
-        if any(far > 2 for far in moves):
+        if any(multiplier > 2 for multiplier in multipliers):
             return NO_BOUND  # several images at once, replaced, under Poisson sampling: no bound here
         epsilon = losses.replaced_within_unit(mechanisms, delta=delta)
         attack, guess = (
@@ -214,7 +226,10 @@ def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -
         )
         return Bound(epsilon, attack, losses.advantage_of_claim(epsilon, delta=delta), guess, None)
     loss = losses.composed(
-        [(m, round(far / m.sensitivity)) for far, m in zip(moves, mechanisms, strict=True)]
+        [
+            (m, round(multiplier / m.sensitivity))
+            for multiplier, m in zip(multipliers, mechanisms, strict=True)
+        ]
     )
     only = events[0]
     if len(events) == 1 and only.unit == unit:
@@ -225,7 +240,7 @@ def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -
     return Bound(epsilon, attack, min(1.0, float(loss.get_delta_for_epsilon(0.0))), guess, None)
 
 
-def _moves(event: Event, *, unit: Unit, images: int, replaced: bool) -> float:
+def _sensitivity_multiplier(event: Event, *, unit: Unit, images: int, replaced: bool) -> float:
     """How far one `unit` moves the clipped sum of the event's mechanism, in multiples of C."""
     vectors = images if (event.unit, unit) == ("image", "patient") else 1
     inside = (event.unit, unit) == ("patient", "image")  # of a patient who stays

@@ -10,14 +10,13 @@ from importlib.metadata import version
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as pld
-from scipy.optimize import brentq
 from scipy.stats import binom
 
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache
 from mammo_dp.privacy.accounting import epsilon, opacus_epsilon
 from mammo_dp.privacy.events import Mechanism
-from mammo_dp.privacy.gaussian import gaussian_epsilon
+from mammo_dp.privacy.gaussian import gaussian_epsilon, root
 
 TOLERANCE = 0.05  # epsilon by which two accountants of the same mechanism may differ
 FINEST = 1e-4  # grid of the privacy loss
@@ -150,7 +149,7 @@ def replaced_within_unit(mechanisms: list[Mechanism], *, delta: float) -> float:
     high = 1.0
     while two_steps(high) > 0 and high < 600:
         high *= 2
-    first = 2 * brentq(two_steps, 0.0, high) if two_steps(high) < 0 else math.inf
+    first = 2 * root(two_steps, 0.0, high, xtol=2e-12) if two_steps(high) < 0 else math.inf
     return min(first, _given_the_coins(mechanisms, delta=delta))
 
 
@@ -168,7 +167,7 @@ def true_positive_rate(loss: pld.PrivacyLossDistribution, *, false_positive_rate
     """The most that an attacker's true-positive rate can be, over every epsilon of the distribution's privacy curve."""
     points = np.concatenate([np.linspace(0, 10, 101)[:-1], np.geomspace(10, 1000, 60)])
     with np.errstate(over="ignore", invalid="ignore"):  # the library multiplies a mass of 0 by e^1000
-        deltas = np.nan_to_num(np.asarray(loss.get_delta_for_epsilon(points)), nan=1.0)
+        deltas = np.nan_to_num(np.asarray(loss.get_delta_for_epsilon(points.tolist())), nan=1.0)
     return min(1.0, float(_rates(points, deltas, false_positive_rate).min()))
 
 

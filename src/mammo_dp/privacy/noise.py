@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def randomness_notes(noise: "NoiseSource | None") -> tuple[str, ...]:
 
 
 class NoiseSource(Protocol):
-    sampler: str  # stands in the record and the statement
+    sampler: str  # for the record and the statement
 
     def added(self, values: torch.Tensor, scale: float) -> torch.Tensor:
         """values: int64 -> values plus noise of the given scale, int64."""
@@ -88,7 +88,9 @@ class SecureNoise:
 
 
 def _by_opendp(values: torch.Tensor, scale: float) -> torch.Tensor:
-    import opendp.prelude as dp  # takes a second to import
+    import opendp.prelude  # takes a second to import
+
+    dp: Any = opendp.prelude
 
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64"), size=len(values)), dp.l2_distance(T=float)

@@ -55,7 +55,7 @@ class Randomness:
     seeded: streams derived from `seed` and `run`, which identifies data and settings: two runs that shared their noise
     at different scales, or on two versions of the data, could be subtracted until only private data is left.
     secure: noise and batches from the operating system's cryptographic generator; nothing of it is saved, and a resumed
-    run continues with fresh draws. Streams that protect nobody (flips, latents) are then seeded from there too.
+    run continues with fresh draws. Streams that protect no unit (flips, latents) are then seeded from there too.
     """
 
     secure: bool
@@ -67,7 +67,7 @@ class Randomness:
         return {} if self.secure else {name: stream.get_state() for name, stream in streams.items()}
 
     def restore(self, streams: Mapping[str, torch.Generator], state: Mapping[str, Any]) -> None:
-        """Go on from what `states` kept. Secure streams go on with fresh draws."""
+        """Resume from what `states` kept. Secure streams continue with fresh draws."""
         if not self.secure:
             for name, stream in streams.items():
                 stream.set_state(state[name])
@@ -160,8 +160,3 @@ def batches_of(
     if mechanism is not None or batch_size is None:
         return FullBatch(units)
     return ShuffledBatches(units, batch_size, generator, NONE_LEFT)
-
-
-def left_of(batches: Batches | None) -> torch.Tensor:
-    """What a checkpoint keeps of an epoch's order: nothing where batches follow from a generator alone."""
-    return batches.left if isinstance(batches, ShuffledBatches) else NONE_LEFT

@@ -1,6 +1,6 @@
 """What the guarantee protects: a unit and the records that belong to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -20,12 +20,12 @@ class Units:
             self._positions[number, : len(unit)] = torch.as_tensor(unit, dtype=torch.int64)
 
     @classmethod
-    def of_each(cls, positions: Sequence[int]) -> "Units":
+    def of_each(cls, positions: Iterable[int]) -> "Units":
         """Every record a unit of its own."""
         return cls([[int(position)] for position in positions])
 
     @classmethod
-    def grouped(cls, positions: Sequence[int], keys: Sequence[str]) -> "Units":
+    def grouped(cls, positions: Iterable[int], keys: Iterable[str]) -> "Units":
         """Records with the same key form a unit; units in order of their first record."""
         members: dict[str, list[int]] = {}
         for position, key in zip(positions, keys, strict=True):

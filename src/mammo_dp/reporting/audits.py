@@ -22,7 +22,7 @@ Audits = Mapping[str, Sequence[Mapping[str, Any]]]  # name of a classifier's art
 def audits(study: Study, found: Audits) -> pd.DataFrame:
     """One line a row and unit, and one for each control, which was trained with less noise than is claimed.
 
-    Of several audited seeds the one with the highest lower bound stands for the row. Bounds and claims are of the
+    Of several audited seeds the one with the highest lower bound represents the row. Bounds and claims are of the
     training mechanism alone, for the unit of the line.
     """
     lines = []

@@ -39,12 +39,12 @@ def counts(index: pd.DataFrame) -> list[dict[str, Any]]:
             "source": str(source),
             "split": str(split),
             "patches": len(rows),
-            "benign": int((rows["malignant"] == 0).sum()),
-            "malignant": int(rows["malignant"].sum()),
+            "benign": int((rows["malignant"].to_numpy() == 0).sum()),
+            "malignant": int(rows["malignant"].to_numpy().sum()),
             "patients": rows["patient"].nunique(),
             "images": rows["image"].nunique(),
         }
-        for (source, split), rows in index.groupby(["source", "split"], sort=True)
+        for (source, split), rows in index.groupby(["source", "split"], sort=True)  # pyright: ignore
     ]
 
 
@@ -122,16 +122,16 @@ def data_card(
 
 def _composition(index: pd.DataFrame, column: str) -> list[tuple[str, str, int, int]]:
     """(source, value, benign, malignant), or nothing where no source says anything."""
-    if not index[column].astype(bool).any():
+    if not index[column].to_numpy().astype(bool).any():
         return []
     return [
         (
             str(source),
             value or "not stated",
-            int((rows["malignant"] == 0).sum()),
-            int(rows["malignant"].sum()),
+            int((rows["malignant"].to_numpy() == 0).sum()),
+            int(rows["malignant"].to_numpy().sum()),
         )
-        for (source, value), rows in index.groupby(["source", column], sort=True)
+        for (source, value), rows in index.groupby(["source", column], sort=True)  # pyright: ignore
     ]
 
 

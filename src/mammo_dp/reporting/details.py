@@ -6,13 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from mammo_dp.metrics.classification import METRICS
 from mammo_dp.reporting.table1 import Study
 
 LEVELS = ("patch", "lesion", "patient")
-DETAILS = (
-    "auroc", "auprc_benign", "prevalence_benign", "auprc_malignant", "prevalence_malignant",
-    "sensitivity_at_90_specificity", "ece",
-)  # fmt: skip
+DETAILS = tuple(name for name, metric in METRICS.items() if metric.in_details)
 
 
 def details(study: Study) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.transforms import Bbox
 
 from mammo_dp.reporting.svg import plt
 
@@ -28,7 +29,7 @@ def figure2(
     *,
     note: str,
 ) -> None:
-    """masses: rows of (words, (size, size) uint8 patches); table: rows of the same columns; `note` stands below."""
+    """masses: rows of (words, (size, size) uint8 patches); table: rows of the same columns; `note` is printed below."""
     columns = max(len(patches) for _, patches in masses)
     below = LINE * (len(table) + 3)
     figure = plt.figure(figsize=(CELL * columns + 1.4, CELL * len(masses) + below))
@@ -50,7 +51,7 @@ def figure2(
         drawn = panel.table(
             cellText=[list(row.values()) for row in table],
             colLabels=list(table[0]),
-            bbox=[-0.14, 0.16, 1.14, 0.84],
+            bbox=Bbox.from_bounds(-0.14, 0.16, 1.14, 0.84),
         )
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(6.5)

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from mammo_dp.metrics.bootstrap import BINS, bins_of
+from mammo_dp.metrics.classification import IN_TABLE, METRICS
 from mammo_dp.reporting import paper
 from mammo_dp.reporting.svg import plt, to_svg
-from mammo_dp.reporting.table1 import METRICS, SOURCES, Row, Study
+from mammo_dp.reporting.table1 import SOURCES, Row, Study
 
 COLOURS = {
     "real": "#1f6fb4",
@@ -32,19 +33,17 @@ def privacy_utility(study: Study) -> str:
     )
     places = {epsilon: place for place, epsilon in enumerate(epsilons)}
     figure, axes = plt.subplots(
-        len(METRICS),
+        len(IN_TABLE),
         len(study.sources),
         figsize=(4.6 * len(study.sources), 5.6),
         squeeze=False,
         sharex=True,
         sharey="row",
     )
-    for line, (metric, name) in zip(axes, METRICS.items(), strict=True):
+    for line, metric in zip(axes, IN_TABLE, strict=True):
         for panel, source in zip(line, study.sources, strict=True):
             _panel(panel, study, source, metric, places)
-            panel.set_title(
-                f"{SOURCES.get(source, source)}: {name}{' (benign)' if metric != 'auroc' else ''}"
-            )
+            panel.set_title(f"{SOURCES.get(source, source)}: {METRICS[metric].label}")
     for panel in axes[-1]:
         panel.set_xticks(list(places.values()), [f"{e:g}".replace("inf", "∞") for e in places])
         panel.set_xlabel("epsilon")
@@ -54,7 +53,7 @@ def privacy_utility(study: Study) -> str:
 
 def _panel(panel: Axes, study: Study, source: str, metric: str, places: dict[float, int]) -> None:
     drawn: set[str] = set()
-    chance = {"auroc": 0.5, "auprc_benign": _prevalence(study, source)}[metric]
+    chance = _chance(study, source, metric)
     if chance is not None:
         panel.axhline(chance, color="0.6", linewidth=0.8, linestyle=":")
     for number, (experiment, setup) in enumerate(
@@ -86,13 +85,12 @@ def _panel(panel: Axes, study: Study, source: str, metric: str, places: dict[flo
     panel.grid(alpha=0.25)
 
 
-def _prevalence(study: Study, source: str) -> float | None:
-    found = [
-        run.test[source].get("prevalence_benign")
-        for row in study.rows
-        for run in row.runs
-        if source in run.test
-    ]
+def _chance(study: Study, source: str, metric: str) -> float | None:
+    """What guessing gives: a number, or that of the first run that says it."""
+    chance = METRICS[metric].chance
+    if not isinstance(chance, str):
+        return chance
+    found = [run.test[source].get(chance) for row in study.rows for run in row.runs if source in run.test]
     return next((value for value in found if value is not None), None)
 
 
@@ -116,7 +114,7 @@ def curves(study: Study, epsilon: float) -> str:
             panel.grid(alpha=0.25)
         for panel in (line[0], line[2]):
             panel.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
-        if (chance := _prevalence(study, source)) is not None:
+        if (chance := _chance(study, source, "auprc_benign")) is not None:
             line[1].axhline(chance, color="0.6", linewidth=0.8, linestyle=":")
         for row in rows:
             _draw(line, row, source)

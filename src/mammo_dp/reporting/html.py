@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from mammo_dp.metrics.classification import IN_TABLE, METRICS
 from mammo_dp.reporting import figures, paper
 from mammo_dp.reporting.details import DETAILS, details
 from mammo_dp.reporting.table1 import (
-    METRICS,
     PAPER_SOURCES,
     SOURCES,
     Row,
@@ -22,16 +22,6 @@ from mammo_dp.reporting.table1 import (
 )
 from mammo_dp.reporting.template import template
 from mammo_dp.rounding import rounded_up
-
-NAMES = {
-    "auroc": "AUROC",
-    "auprc_benign": "AUPRC benign",
-    "prevalence_benign": "its chance line",
-    "auprc_malignant": "AUPRC malignant",
-    "prevalence_malignant": "its chance line",
-    "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
-    "ece": "ECE",
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ def page(
         figure2=[
             {"title": f.title, "png": base64.b64encode(f.png).decode(), "table": f.table} for f in figure2
         ],
-        slips=paper.SLIPS,
+        errata=paper.ERRATA,
         epsilon=_epsilon,
         rounded_up=rounded_up,
     )
@@ -120,9 +110,9 @@ def _epsilon(value: float) -> str:
 def _table(study: Study) -> dict[str, Any]:
     """Heads and cells of Table 1; a cell is (what it shows, small print, class)."""
     heads, lines = [], []
-    columns = [(source, metric) for source in study.sources for metric in METRICS]
+    columns = [(source, metric) for source in study.sources for metric in IN_TABLE]
     for source, metric in columns:
-        title = f"{SOURCES.get(source, source)} {METRICS[metric]}"
+        title = f"{SOURCES.get(source, source)} {IN_TABLE[metric]}"
         heads.append((title, ""))
         if study.has_paper and source in PAPER_SOURCES:
             heads += [("paper", "paper"), ("ours − paper", "paper")]
@@ -133,14 +123,14 @@ def _table(study: Study) -> dict[str, Any]:
             cells.append(("–", "", "") if ours is None else (ours.words, interval_words(ours.interval), ""))
             if study.has_paper and source in PAPER_SOURCES:
                 theirs = study.paper(row, source, metric)
-                note = paper.SLIPS_AT.get((row.experiment, row.epsilon, source, metric), "")
+                note = paper.ERRATA_AT.get((row.experiment, row.epsilon, source, metric), "")
                 shown = "–" if theirs is None else " ± ".join(short(v) for v in theirs) + note
                 cells += [(shown, "", "paper"), (against_paper(ours, theirs), "", "paper")]
         lines.append(
             {
                 "row": row,
                 "seeds": f"{len(row.runs)}/{len(study.seeds)} seeds",
-                "note": paper.SLIPS_AT.get((row.experiment, row.epsilon), "") if study.has_paper else "",
+                "note": paper.ERRATA_AT.get((row.experiment, row.epsilon), "") if study.has_paper else "",
                 "cells": cells,
                 "headline": rounded_up(row.headline, digits=4).replace("inf", "∞"),
             }
@@ -158,9 +148,9 @@ def _details(table: pd.DataFrame) -> list[dict[str, Any]]:
             cells = []
             for metric in DETAILS:
                 value = record[metric]
-                ends = [record.get(f"{metric}_{end}") for end in ("low", "high")]
+                ends: list[Any] = [record.get(f"{metric}_{end}") for end in ("low", "high")]
                 known = value is not None and not pd.isna(value)
-                shown = short(value) if known else "–"
+                shown = short(float(value)) if value is not None and known else "–"
                 small = interval_words(ends) if known and not any(pd.isna(e) for e in ends) else ""
                 cells.append((shown, small))
             lines.append(
@@ -172,7 +162,11 @@ def _details(table: pd.DataFrame) -> list[dict[str, Any]]:
                 }
             )
         blocks.append(
-            {"title": SOURCES.get(str(source), source), "heads": [NAMES[m] for m in DETAILS], "lines": lines}
+            {
+                "title": SOURCES.get(str(source), source),
+                "heads": [METRICS[m].label for m in DETAILS],
+                "lines": lines,
+            }
         )
     return blocks
 
@@ -191,7 +185,7 @@ def _pairs(table: pd.DataFrame) -> list[dict[str, str]]:
         lines.append(
             {
                 "pair": f"{names[0]} less {names[1]}",
-                "where": f"{SOURCES.get(r['test_set'], r['test_set'])} {METRICS[r['metric']]}",
+                "where": f"{SOURCES.get(r['test_set'], r['test_set'])} {IN_TABLE[r['metric']]}",
                 "difference": f"{sign}{short(abs(r['difference']))}",
                 "interval": interval_words((r["low"], r["high"])),
                 "p": f"{r['p']:.3f}",

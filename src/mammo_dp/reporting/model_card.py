@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mammo_dp.metrics.classification import METRICS
 from mammo_dp.reporting.table1 import SOURCES, interval_words, short
 
 TRAINED_ON = {
@@ -16,11 +17,7 @@ TRAINED_ON = {
     "synpre_realft": "real masses",
 }
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
-METRICS = {
-    "auroc": "AUROC",
-    "auprc_benign": "AUPRC, benign positive",
-    "auprc_malignant": "AUPRC, malignant positive",
-}
+CARD_METRICS = {name: metric.label for name, metric in METRICS.items() if metric.in_card}
 
 
 def model_card(
@@ -42,7 +39,7 @@ def model_card(
             metric_type=metric, metric_name=words, metric_value=round(found[metric], 4),
         )
         for source, found in (test or {}).items()
-        for metric, words in METRICS.items()
+        for metric, words in CARD_METRICS.items()
         if found.get(metric) is not None
     ]  # fmt: skip
     data = ModelCardData(
@@ -73,7 +70,8 @@ def _rows(test: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
             if metrics is None or metrics["auroc"] is None:
                 continue
             cells = [
-                f"{short(metrics[m])} {interval_words(metrics['intervals'].get(m))}".strip() for m in METRICS
+                f"{short(metrics[m])} {interval_words(metrics['intervals'].get(m))}".strip()
+                for m in CARD_METRICS
             ]
             rows.append(
                 [SOURCES.get(source, source), level, f"{metrics['n']} ({metrics['n_malignant']})", *cells]

@@ -5,7 +5,8 @@ import itertools
 import pandas as pd
 
 from mammo_dp.metrics.bootstrap import paired_difference
-from mammo_dp.reporting.table1 import METRICS, Study
+from mammo_dp.metrics.classification import IN_TABLE
+from mammo_dp.reporting.table1 import Study
 
 
 def pairs(study: Study) -> pd.DataFrame:
@@ -16,7 +17,7 @@ def pairs(study: Study) -> pd.DataFrame:
     lines = []
     for one, other in itertools.combinations(study.rows, 2):
         for source in study.sources:
-            for metric in METRICS:
+            for metric in IN_TABLE:
                 first, second = one.score(source, metric), other.score(source, metric)
                 drawn = [row.resampled.get(source, {}).get(metric) for row in (one, other)]
                 if first is None or second is None or drawn[0] is None or drawn[1] is None:

@@ -35,13 +35,13 @@ ROWS: dict[tuple[str, float], str] = {
     ("real_syn", 60): ".629 .002  .694 .005  .650 .013  .696 .007",
     ("synpre_realft", 60): ".712 .013  .776 .013  .671 .014  .697 .004",
 }
-SLIPS = {
+ERRATA = {
     "a": "The paper prints .110 for this deviation; the authors' sheet has .011.",
     "b": "The paper prints “0.67±0013”; the authors' sheet has .013.",
     "c": "Seed 44 of SynPre repeats seed 42 in the authors' sheet, so its deviation is of two runs.",
 }
 # (experiment, epsilon) or (experiment, epsilon, test set, metric) -> its footnote
-SLIPS_AT: dict[tuple[object, ...], str] = {
+ERRATA_AT: dict[tuple[object, ...], str] = {
     ("real", 60, "cbis_ddsm", "auprc_benign"): "ᵃ",
     ("synpre_realft", 1, "bcdr", "auprc_benign"): "ᵇ",
     ("synpre", INF): "ᶜ",

@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mammo_dp.metrics.bootstrap import interval, patient_draws, weighted_metrics
+from mammo_dp.metrics.bootstrap import interval, patient_draws
+from mammo_dp.metrics.classification import IN_TABLE, weighted_metrics
 from mammo_dp.reporting import paper
-from mammo_dp.reporting.runs import Run, group
+from mammo_dp.reporting.collect import Run, group
 from mammo_dp.rounding import rounded_up
 
-METRICS = {"auroc": "AUROC", "auprc_benign": "AUPRC"}
 SOURCES = {"cbis_ddsm": "CBIS-DDSM", "bcdr": "BCDR", "toy_cbis": "toy", "toy_bcdr": "toy external"}
 PAPER_SOURCES = ("cbis_ddsm", "bcdr")
 EXPERIMENTS = ("real", "syn", "synpre", "real_syn", "synpre_realft")
@@ -193,7 +193,9 @@ Key = tuple[float, str, str, str]  # epsilon, experiment, privacy in words, sett
 
 def _marks(keys: Sequence[Key]) -> dict[Key, str]:
     """Numbers for rows of one setup that differ in more than epsilon, the same at each epsilon."""
-    variants: dict[Key, tuple[str, int]] = {}  # the words, and the how manieth of these words at this epsilon
+    variants: dict[
+        Key, tuple[str, int]
+    ] = {}  # the description, and its index among equal descriptions at this epsilon
     for key in keys:
         same = [other for other in variants if other[:3] == key[:3]]
         variants[key] = (key[2], len(same))
@@ -252,7 +254,7 @@ def frame(study: Study) -> pd.DataFrame:
             "seeds": f"{len(row.runs)}/{len(study.seeds)}",
         }
         for source in study.sources:
-            for metric, name in METRICS.items():
+            for metric, name in IN_TABLE.items():
                 ours, title = row.score(source, metric), f"{SOURCES.get(source, source)} {name}"
                 line[title] = "–" if ours is None else ours.words
                 line[f"{title} 95 %"] = "" if ours is None else interval_words(ours.interval)
@@ -272,7 +274,7 @@ def numbers(all_studies: Iterable[Study]) -> pd.DataFrame:
     for study in all_studies:
         for row in study.rows:
             for source in study.sources:
-                for metric in METRICS:
+                for metric in IN_TABLE:
                     ours = row.score(source, metric)
                     if ours is None:
                         continue
@@ -328,8 +330,8 @@ def latex(all_studies: Iterable[Study]) -> str:
     """All tables for LaTeX with the package booktabs: mean and population deviation, the paper's in brackets."""
     blocks = []
     for study in all_studies:
-        columns = [(source, metric) for source in study.sources for metric in METRICS]
-        heads = [f"{SOURCES.get(s, s)} {METRICS[m]}".replace("_", r"\_") for s, m in columns]
+        columns = [(source, metric) for source in study.sources for metric in IN_TABLE]
+        heads = [f"{SOURCES.get(s, s)} {IN_TABLE[m]}".replace("_", r"\_") for s, m in columns]
         lines = [
             f"% {study.title}",
             rf"\begin{{tabular}}{{ll{'l' * len(columns)}}}",

@@ -1,13 +1,13 @@
-"""Whether a backbone can do what is asked of it, told before anything is built."""
+"""Whether a backbone can do what is asked of it, checked before anything is built."""
 
 import json
 from functools import cache
 
 import torch
 
+from mammo_dp.config.schema import Classifier
 from mammo_dp.errors import UserError
-from mammo_dp.models.classifier import build_body, take_norm
-from mammo_dp.sections import Classifier
+from mammo_dp.models.classifier import build_backbone, take_norm
 from mammo_dp.training.features import with_stochastic_depth
 
 
@@ -22,16 +22,16 @@ def check_backbone(settings: Classifier) -> None:
 @cache  # a sweep asks for the same one many times
 def _check(settings_json: str) -> None:
     settings = Classifier(**json.loads(settings_json))
-    body, size = build_body(settings), settings.input_size
+    backbone, size = build_backbone(settings), settings.input_size
     try:
         with torch.no_grad():
-            body(torch.zeros(1, 3, size, size))
+            backbone(torch.zeros(1, 3, size, size))
     except Exception as error:  # each model refuses a wrong size in its own way
         raise UserError(
             f"{settings.backbone} does not take classifier.input_size={size} ({error}); "
             "change it, or the model's own size in classifier.backbone_args"
         ) from None
     if settings.trainable == "norm_head":
-        take_norm(body, settings)
-    if settings.body_mode == "train":
-        with_stochastic_depth(body)
+        take_norm(backbone, settings)
+    if settings.backbone_mode == "train":
+        with_stochastic_depth(backbone)

@@ -6,13 +6,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mammo_dp.engine.artifacts import LAST, PREVIOUS, Output
 from mammo_dp.errors import UserError
 from mammo_dp.files import write_atomic
-from mammo_dp.privacy.planning import Plan
+from mammo_dp.training.plans import Plan
+
+if TYPE_CHECKING:
+    from mammo_dp.training.trainer import Trainer
 
 SAVING_SHARE = 0.05  # of the time that may go into writing checkpoints
 
@@ -43,7 +47,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def check_plan(saved: dict[str, Any], plan: Plan) -> None:
-    """Refuse to go on from steps that were taken under another plan, with other noise say. Raises UserError."""
+    """Refuse to resume from steps that were taken under another plan, with other noise say. Raises UserError."""
     if saved != asdict(plan):
         raise UserError(
             "the checkpoint last.pt was written under another plan (noise, steps or N; perhaps by another version of "
@@ -62,7 +66,45 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         ) from None
     if saved["device"] != device.type:
         raise UserError(
-            f"this run was started on {saved['device']} and its random streams cannot go on on {device.type}; use "
+            f"this run was started on {saved['device']} and its random streams cannot be resumed on {device.type}; use "
             f"runtime.device={saved['device']}, or {advice}"
         )
     return saved
+
+
+class Saver:
+    """Writes last.pt, keeping the one before it, so that a damaged one costs little."""
+
+    def __init__(self, trainer: "Trainer", output: Output, seconds: float) -> None:
+        self.trainer, self.output, self.pace = trainer, output, Pace(seconds)
+        self.last, self.previous = output.folder / LAST, output.folder / PREVIOUS
+
+    def restore(self) -> None:
+        """Bring the trainer to the state of the last checkpoint, if there is one."""
+        for path in (self.last, self.previous):
+            if not path.is_file():
+                continue
+            try:
+                saved = load(path, self.trainer.device)
+            except UserError as error:
+                if path == self.last and self.previous.is_file():
+                    raise UserError(
+                        f"{error}; or delete {path.name} there: the run then resumes from {PREVIOUS}, a little earlier"
+                    ) from None
+                raise
+            self.trainer.load_state_dict(saved["trainer"])
+            self.output.truncate_log(saved["log_size"])
+            return
+        self.output.truncate_log(0)
+
+    def save(self) -> None:
+        """Save if it is time, or if the trainer asks for it. Never a state whose losses are not finite."""
+        if not self.trainer.save_now and not self.pace.is_due():
+            return
+        self.trainer.check_finite()
+        self.trainer.save_now = False
+        with self.pace.saving():
+            if self.last.is_file():
+                self.last.replace(self.previous)
+            state = {"trainer": self.trainer.state_dict(), "log_size": self.output.log_size()}
+            save({**state, "device": self.trainer.device.type}, self.last)

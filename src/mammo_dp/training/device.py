@@ -2,8 +2,8 @@
 
 import torch
 
+from mammo_dp.config.schema import Runtime
 from mammo_dp.errors import UserError
-from mammo_dp.sections import Runtime
 
 
 def prepare(runtime: Runtime) -> torch.device:

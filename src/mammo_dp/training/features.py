@@ -1,4 +1,4 @@
-"""Features of the frozen body: computed once for all flips and cached, or computed from the images at every step."""
+"""Features of the frozen backbone: computed once for all flips and cached, or computed at every step."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import nn
 from torch.nn import functional
 
+from mammo_dp.config.schema import Classifier
 from mammo_dp.data.transforms import FLIPS, flip, to_inputs
 from mammo_dp.errors import UserError
-from mammo_dp.sections import Classifier
 
 FEATURES = "features.safetensors"  # of extract_features: (n, FLIPS, d) "features", and with norm_head:
 SCALE, SHIFT = "last_norm.scale", "last_norm.shift"
@@ -59,7 +59,7 @@ class CachedFeatures:
     """A (n, FLIPS, d) table, on the device."""
 
     fixed = True
-    layers_rng = None
+    layers_rng: torch.Generator | None = None
 
     def __init__(self, table: torch.Tensor, *, prepare: Preparation) -> None:
         self.table = prepare(table)
@@ -70,7 +70,7 @@ class CachedFeatures:
 
 
 class ImageFeatures:
-    """The body on flipped images, again at every request. images: (n, h, w) uint8."""
+    """The backbone on flipped images, again at every request. images: (n, h, w) uint8."""
 
     fixed = False
 
@@ -121,41 +121,45 @@ def seeded_layers(generator: torch.Generator | None, device: torch.device) -> It
         yield
 
 
-def with_stochastic_depth(body: nn.Module) -> nn.Module:
-    """The frozen body with its stochastic depth and dropout on, each image by itself; all else stays in eval mode.
+def with_stochastic_depth(backbone: nn.Module) -> nn.Module:
+    """The frozen backbone with its stochastic depth and dropout on, each image by itself; all else stays in eval mode.
 
     Raises UserError if it has none.
     """
     random = [
-        module for module in body.modules()
+        module for module in backbone.modules()
         if (isinstance(module, DropPath) and module.drop_prob) or (isinstance(module, nn.Dropout) and module.p)
     ]  # fmt: skip
     if not random:
         raise UserError(
-            "classifier.body_mode=train turns on stochastic depth, and this backbone has none; set "
-            "classifier.backbone_args.drop_path_rate=0.2, or classifier.body_mode=eval"
+            "classifier.backbone_mode=train turns on stochastic depth, and this backbone has none; set "
+            "classifier.backbone_args.drop_path_rate=0.2, or classifier.backbone_mode=eval"
         )
     for module in random:
         module.train()
-    return body
+    return backbone
 
 
 def encoder(
-    body: nn.Module, device: torch.device, *, precision: str
+    backbone: nn.Module, device: torch.device, *, precision: str
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from (n, 3, s, s) inputs to (n, d) float32 features on the device.
 
-    Raises ValueError for a body in train mode: statistics of a batch would mix one patient's image into the features
+    Raises ValueError for a backbone in train mode: batch statistics would mix one patient's image into the features
     of others, and no clipping would bound it. Stochastic depth, which treats each image by itself, may be on.
     """
-    if any(module.training and not isinstance(module, (DropPath, nn.Dropout)) for module in body.modules()):
-        raise ValueError("the frozen body is in train mode; features of a batch would depend on each other")
-    body = body.to(device, memory_format=torch.channels_last)  # twice as fast for convolutions on a CPU
+    if any(
+        module.training and not isinstance(module, (DropPath, nn.Dropout)) for module in backbone.modules()
+    ):
+        raise ValueError(
+            "the frozen backbone is in train mode; features of a batch would depend on each other"
+        )
+    backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast for convolutions on a CPU
 
     @torch.inference_mode()
     def encode(inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return body(inputs.to(device, memory_format=torch.channels_last)).float()
+            return backbone(inputs.to(device, memory_format=torch.channels_last)).float()
 
     return encode
 

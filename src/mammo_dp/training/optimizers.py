@@ -1,20 +1,37 @@
 """The optimizer that a recipe names, and the step size that follows from the noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from mammo_dp.privacy.planning import Plan
-from mammo_dp.sections import Recipe
+from mammo_dp.config.schema import Recipe
+from mammo_dp.errors import UserError
+from mammo_dp.training.plans import Plan
+
+Parameters = Sequence[nn.Parameter]
+# recipe.optimizer -> the optimizer of parameters with a learning rate
+OPTIMIZERS: dict[str, Callable[[Parameters, float, Recipe], torch.optim.Optimizer]] = {
+    "adamw": lambda parameters, lr, recipe: torch.optim.AdamW(
+        parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True
+    ),
+    "sgd": lambda parameters, lr, recipe: torch.optim.SGD(
+        parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    ),
+}
 
 
-def inner_optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
+def check_optimizer(recipe: Recipe) -> None:
+    """Raises UserError for an optimizer that is not known."""
+    if recipe.optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"recipe.optimizer={recipe.optimizer} is not known; choose one of {', '.join(OPTIMIZERS)}"
+        )
+
+
+def inner_optimizer(parameters: Parameters, recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
     """As it is without privacy; under privacy it takes the noisy gradients."""
-    lr = learning_rate(recipe, plan)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, lr=lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return OPTIMIZERS[recipe.optimizer](parameters, learning_rate(recipe, plan), recipe)
 
 
 LOGIT_NOISE = 2.0  # standard deviation that the noise of all steps together may give a logit

@@ -6,7 +6,7 @@ import pandas as pd
 from mammo_dp.data import synthetic
 from mammo_dp.privacy.gaussian import gaussian_mu
 from mammo_dp.privacy.individual import Individual, epsilons
-from mammo_dp.training.runs import Task
+from mammo_dp.training.build import Task
 
 RISK = "risk.csv"
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -40,7 +40,7 @@ def risk_table(task: Task, individual: Individual, *, spent: float) -> pd.DataFr
     )
 
 
-def spread(values: pd.Series) -> dict[str, float]:
+def spread(values: np.ndarray) -> dict[str, float]:
     """Quantiles, without a name."""
     found = np.quantile(values, QUANTILES) if len(values) else np.full(len(QUANTILES), np.nan)
     return {f"{100 * q:g} %": float(value) for q, value in zip(QUANTILES, found, strict=True)}

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mammo_dp.config.schema import Recipe
 from mammo_dp.metrics.classification import auprc_benign, cross_entropy
-from mammo_dp.sections import Recipe
 
 State = dict[str, torch.Tensor]
 # of select=ema: De et al. 2022 (App. C) average with decay 0.9999, less at first, so that short runs forget their start

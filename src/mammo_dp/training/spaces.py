@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from mammo_dp.artifacts import Artifact
 from mammo_dp.config import Config
+from mammo_dp.config.schema import Classifier
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.engine.artifacts import Artifact
+from mammo_dp.engine.progress import track
 from mammo_dp.files import Cache, file_identity, to_json, write_atomic
 from mammo_dp.metrics import radiomics
-from mammo_dp.models.classifier import build_body
+from mammo_dp.models.classifier import build_backbone
 from mammo_dp.models.extractors import RADIMAGENET, build_inception, build_radimagenet
-from mammo_dp.progress import track
-from mammo_dp.sections import Classifier
 from mammo_dp.training.features import all_flips, encoder, inputs_of
 
 VERSION = 1  # raised when the code measures otherwise
@@ -67,12 +67,12 @@ def _backbone(config: Config, device: torch.device, cache: Cache) -> FeatureSpac
     settings = config.classifier.model_copy(
         update={"features": "last"}
     )  # distances are the same whatever head trains
-    encode = encoder(build_body(settings), device, precision=config.runtime.precision)
+    encode = encoder(build_backbone(settings), device, precision=config.runtime.precision)
     weights = settings.weights
     if settings.weights_file is not None:
         weights = file_identity(settings.weights_file, cache)
     identity = to_json(
-        settings.body_settings
+        settings.backbone_settings
         | {"weights": weights, "init_seed": settings.init_seed, "precision": config.runtime.precision}
     )
 
@@ -88,7 +88,7 @@ def _radimagenet(config: Config, device: torch.device, cache: Cache) -> FeatureS
     # inputs scaled to [-1, 1], as its authors do
     settings = Classifier(
         backbone=RADIMAGENET, backbone_args={}, weights="none", init_seed=0, input_size=224, mean=0.5, std=0.5,
-        trainable="head", body_mode="eval", features="last", cache_features=False,
+        trainable="head", backbone_mode="eval", features="last", cache_features=False,
     )  # fmt: skip
 
     def measure(images: np.ndarray) -> torch.Tensor:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mammo_dp.artifacts import Artifact
 from mammo_dp.config import Config
+from mammo_dp.config.schema import Unit
 from mammo_dp.data import synthetic
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.errors import UserError
 from mammo_dp.privacy.units import Units
-from mammo_dp.sections import Unit
-from mammo_dp.training.classifier import PublicSet
+from mammo_dp.training.head_trainer import PublicSet
 
 
 def units_of(patches: PatchSet, positions: np.ndarray, *, unit: Unit, setting: str) -> Units:
@@ -58,7 +58,7 @@ def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet 
     if config.synthetic.role == "public" and config.privacy.is_private and len(made):
         public, made = PublicSet(Units.of_each(made), config.synthetic.weight), made[:0]
     positions = np.concatenate([real, made])
-    unit = config.privacy.unit if config.experiment.uses_real else "image"  # synthetic images are nobody's
+    unit = config.privacy.unit if config.experiment.uses_real else "image"  # synthetic images have no patient
     return units_of(patches, positions, unit=unit, setting="privacy.unit"), public
 
 

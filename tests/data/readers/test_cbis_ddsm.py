@@ -22,7 +22,7 @@ from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, MaskFile, Skipped
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, tree_identity
-from mammo_dp.pipeline import Node
+from mammo_dp.stages import node_of
 from tests.conftest import Workplace, config_of, shared
 
 SHAPE = (200, 160)  # px of a mammogram; masks of other sizes are 1.15 times as large
@@ -190,7 +190,7 @@ def full(tree, tmp_path_factory) -> tuple[Workplace, Path]:
         "runtime.workers=1",
     )
     assert place.run("stage=extract_patches", *words) == cli.DONE
-    artifact = Node.of(config_of(*words), "extract_patches").artifact()
+    artifact = node_of(config_of(*words), "extract_patches").artifact()
     assert artifact is not None
     return place, artifact.folder
 
@@ -302,11 +302,11 @@ def test_pictures_named_by_series(tree):
 
 def in_dialect(data: bytes, dialect: str) -> bytes:
     rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
-    header, body = [name for name in rows[0]], rows[1:]
+    header, backbone = [name for name in rows[0]], rows[1:]
     if dialect == "lf":
         return data.replace(b"\r\n", b"\n")
     if dialect == "blanked":
-        body = [["" if value == "N/A" else value for value in row] for row in body]
+        backbone = [["" if value == "N/A" else value for value in row] for row in backbone]
     if dialect == "early":
         early = {
             "left or right breast": "side", "image view": "view", "abnormality id": "abn_num",
@@ -314,14 +314,14 @@ def in_dialect(data: bytes, dialect: str) -> bytes:
             "ROI mask file path": "mask_path",
         }  # fmt: skip
         header = [early.get(name, name) for name in header]
-        body = [
+        backbone = [
             [value.replace("/", "\\") if "/" in value and "1.3.6" in value else value for value in row]
-            for row in body
+            for row in backbone
         ]
     if dialect == "semicolons":
-        return "\n".join(";".join(value.strip() for value in row) for row in [header, *body]).encode()
+        return "\n".join(";".join(value.strip() for value in row) for row in [header, *backbone]).encode()
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *body])
+    csv.writer(text, lineterminator="\n").writerows([header, *backbone])
     return text.getvalue().encode("utf-8-sig" if dialect == "marked" else "utf-8")
 
 

@@ -20,7 +20,7 @@ from mammo_dp.data.readers.request import Request
 from mammo_dp.data.records import Lesion, Skipped, Split
 from mammo_dp.data.tables import FAULT, Row, read_table
 from mammo_dp.errors import UserError
-from mammo_dp.files import digest, once_a_command, sha256
+from mammo_dp.files import cached_per_run, digest, sha256
 
 TITLE = "the table (dataset.table, masses.csv unless set)"
 REQUIRED = ("image", "patient_id", "label")
@@ -72,14 +72,14 @@ def _skip_repeats(rows: list[tuple[int, Row]], records: dict[int, Lesion | Skipp
         region = (" ".join(row[column].split()) for column in REGIONS)
         key = (lesion.patient, os.path.normpath(lesion.image_path), *region)
         earlier, other = first.setdefault(key, (number, lesion))
-        if other.malignant != lesion.malignant:  # nobody knows which is right
+        if other.malignant != lesion.malignant:  # it is unknown which is right
             for one, two in ((number, earlier), (earlier, number)):
                 records[one] = Skipped(f"row {one}", f"same image and region as row {two} with another label")
         elif earlier != number:
             records[number] = Skipped(f"row {number}", f"repeats row {earlier}")
 
 
-@once_a_command
+@cached_per_run
 def identity(table: Path) -> str:
     """Hash of the table's bytes and of size and time of each file that it names; 64 hex digits.
 

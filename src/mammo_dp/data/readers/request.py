@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mammo_dp.config.schema import Abnormality
 from mammo_dp.files import Cache
-from mammo_dp.sections import Abnormality
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,6 @@ class Request:
 
     folder: Path
     abnormality: Abnormality
-    cache: Cache  # of what is dear to find out, such as an index of the tree
+    cache: Cache  # of what is expensive to find out, such as an index of the tree
     table: Path | None = None
     pseudonyms: Path | None = None  # file of the patients' pseudonyms

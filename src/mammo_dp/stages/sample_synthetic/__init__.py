@@ -1,0 +1,66 @@
+"""`stage=sample_synthetic`: the generator, or published images -> synthetic masses of both classes."""
+
+from mammo_dp import files
+from mammo_dp.data.sources import synthetic_folder
+from mammo_dp.engine.stage import Input, Stage
+from mammo_dp.errors import UserError
+from mammo_dp.privacy.events import Event
+from mammo_dp.stages.common import IDENTIFIED_BY_CONTENT
+from mammo_dp.stages.train_gan import GENERATOR
+
+
+class SampleSynthetic(Stage):
+    name = "sample_synthetic"
+    summary = "synthetic masses of both classes, as patches of the split `synthetic`"
+    version = 3
+    uses = ("synthetic", "patches.size")
+    optional = True
+    kept = False
+
+    def ignores(self, config):
+        training = ("role", "weight", "val_fraction", "validation")
+        ignored = {f"synthetic.{name}": "of training with these images" for name in training}
+        ignored["synthetic.root"] = IDENTIFIED_BY_CONTENT
+        if config.synthetic.name == "mcgan":
+            ignored["synthetic.trained_on"] = "the generator's own record says it"
+        else:
+            ignored |= {f"synthetic.{name}": "of synthetic=mcgan" for name in ("seed", "epoch")}
+        return ignored
+
+    def label(self, config):
+        return f"{config.synthetic.name}-{config.synthetic.per_class}"
+
+    def inputs(self, config):
+        return {"generator": Input("train_gan")} if config.synthetic.name == "mcgan" else {}
+
+    def external(self, config, store):
+        if config.synthetic.name == "mcgan":
+            return {}
+        folder = synthetic_folder(config)
+        try:
+            return {"synthetic": files.tree_identity(folder)}
+        except FileNotFoundError:
+            raise UserError(
+                f"the folder of synthetic images, {folder}, does not exist or holds no files; set "
+                "synthetic.root=FOLDER (README, 'Data and weights', says where they come from)"
+            ) from None
+
+    def events(self, config, cache):
+        if config.synthetic.name == "mcgan":
+            return  # the training of its generator has said it all
+        yield Event(
+            GENERATOR,
+            stage=self.name,
+            cohort="training",
+            study=config.synthetic.trained_on,
+            effect="shapes_model",
+            why="the generator of the synthetic images was trained on them without differential privacy",
+        )
+
+    def assumptions(self, config):
+        chosen = config.synthetic.name == "mcgan" and config.synthetic.epoch is not None
+        if chosen and config.gan.privacy.is_private:
+            yield "synthetic.epoch was chosen without looking at real images or at distances to them"
+
+    def claim(self, config):
+        return config.gan.privacy

@@ -1,0 +1,346 @@
+"""Training MCGAN: the steps of both networks, what stops a run, and the state to resume from.
+
+Where `gan.privacy.epsilon` is finite, the discriminator's gradient on real images is clipped for each unit, summed and
+noised; everything else, the generator included, sees private images through that sum alone (post-processing).
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mammo_dp.config.schema import Gan, Runtime
+from mammo_dp.data.augmentation import random_views
+from mammo_dp.engine.artifacts import Output
+from mammo_dp.errors import UserError
+from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
+from mammo_dp.privacy.mechanism import GridSum
+from mammo_dp.privacy.network_gradients import (
+    check_no_batch_statistics,
+    clipped_sum,
+    images_at_once,
+    unit_gradients,
+)
+from mammo_dp.privacy.sampling import Randomness
+from mammo_dp.privacy.units import Units
+from mammo_dp.training.plans import Plan
+from mammo_dp.training.trainer import Trainer, train
+
+SATURATED_LOSS = 1e-3  # loss on generated images below which the discriminator is certain of all of them
+COLLAPSED_STD = (
+    1.0  # grey levels of 255, standard deviation over samples of a class, below which they are one image
+)
+
+
+class Diverged(UserError):
+    """The training has failed in a way that more steps do not repair. The message names what is kept."""
+
+
+class GanTrainer(Trainer):
+    """A run that trains both networks, a step of the discriminator at a time. Patches lie on the device as uint8."""
+
+    def __init__(
+        self,
+        networks: tuple[Generator, Discriminator],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        units: Units,
+        *,
+        plan: Plan,
+        settings: Gan,
+        runtime: Runtime,
+        randomness: Randomness,
+        device: torch.device,
+    ) -> None:
+        """images: (n, size, size) uint8; labels: (n,) of 0 and 1; `units`: positions in both.
+
+        Raises ValueError if the plan is private and the discriminator mixes the images of a batch.
+        """
+        super().__init__(
+            units, plan=plan, batch_size=settings.batch_size, randomness=randomness, device=device
+        )
+        self.settings, self.runtime = settings, runtime
+        self.images, self.labels = images[:, None].to(device), labels.to(device)
+        self.generator, self.discriminator = (network.to(device) for network in networks)
+        last = runtime.channels_last if runtime.channels_last is not None else device.type == "cuda"
+        self.format = torch.channels_last if last else torch.contiguous_format
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=self.format)  # type: ignore[call-overload]
+        # what is kept and sampled from
+        self.kept = (
+            copy.deepcopy(self.generator).requires_grad_(False) if settings.averaging else self.generator
+        )
+        self.generate, self.judge = self._callable(self.generator), self._callable(self.discriminator)
+        self.views_rng, self.latents_rng = self.stream("views", device), self.stream("latents", device)
+        adam: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "fused": True}
+        self.generator_adam = torch.optim.Adam(self.generator.parameters(), **adam)
+        self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), **adam)
+        if plan.mechanism is not None:
+            check_no_batch_statistics(self.discriminator)
+            one = (
+                torch.zeros(1, 1, settings.size, settings.size, device=device),
+                torch.zeros(1, dtype=torch.int64, device=device),
+            )
+            target = torch.zeros(1, 2, device=device)
+            limit = runtime.memory_limit
+            self.at_once = images_at_once(
+                self.discriminator, _on_one_generated, one, target, memory_limit=limit
+            )
+            self.make_private(self.discriminator_adam, list(self.discriminator.parameters()))
+            assert self.optimizer is not None
+            self.optimizer.before_step = self._add_generated
+        self.losses = torch.zeros(len(self.loss_names), device=device)  # sums over the present epoch
+        self.certain_epochs = 0  # in a row
+        self.best_distance, self.best_epoch = float("inf"), 0
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """On real images only where they are not private: they are exact functions of them."""
+        names = ("loss_generator", "loss_generated")
+        return names if self.plan.mechanism is not None else (*names, "loss_real")
+
+    def _callable(self, network: nn.Module) -> Callable[..., torch.Tensor]:
+        return torch.compile(network) if self.runtime.compile else network  # type: ignore[return-value]
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def update(self, chosen: torch.Tensor) -> None:
+        """One step of the discriminator and, every `gan.discriminator_steps`, one of the generator."""
+        turn = (self.step_number + 1) % self.settings.discriminator_steps == 0
+        # where images are private, how many were drawn is private too
+        count = len(chosen) if self.plan.mechanism is None else self.settings.batch_size
+        latents, labels = self._latents(count)
+        with torch.set_grad_enabled(turn), self._precision():
+            generated = self.generate(latents, labels)
+        if self.plan.mechanism is None:
+            self._step_discriminator(chosen, generated.detach(), labels)
+        else:
+            self.generated = (generated.detach().float(), labels)
+            self.private_step(chosen)  # noise and scale, then _add_generated, then Adam
+        if turn:
+            self._step_generator(generated, labels)
+
+    def _step_discriminator(
+        self, chosen: torch.Tensor, generated: torch.Tensor, generated_labels: torch.Tensor
+    ) -> None:
+        positions = torch.cat([p.flatten() for p in self.units.by_size(chosen)])
+        real, labels, target = self._real(positions)
+        with self._precision():
+            if self.settings.norm == "batch":  # as in DCGAN: statistics of real and of generated images apart
+                on_real, on_generated = self.judge(real, labels), self.judge(generated, generated_labels)
+            else:
+                both = torch.cat([real, generated.to(real.dtype)]), torch.cat([labels, generated_labels])
+                on_real, on_generated = self.judge(*both).split([len(real), len(generated)])
+        loss_real = on_real_images(on_real.float(), target, labels)
+        loss_generated = on_generated_images(on_generated.float())
+        self.discriminator_adam.zero_grad(set_to_none=True)
+        (loss_real + loss_generated).backward()
+        self.discriminator_adam.step()
+        self.losses[2] += loss_real.detach()
+
+    def private_sum(self, chosen: torch.Tensor, *, account: bool = False) -> GridSum:
+        """Of the discriminator, on real images. No account is kept of single units."""
+        total = GridSum(
+            [tuple(p.shape) for p in self.discriminator.parameters()],
+            clip=self.settings.privacy.max_grad_norm,
+        )
+        groups = list(self.units.by_size(chosen))
+        if groups:
+            sizes = torch.cat([torch.full((len(g),), g.shape[1], dtype=torch.int64) for g in groups])
+            real, labels, target = self._real(torch.cat([g.flatten() for g in groups]))
+            for means in self._unit_gradients((real, labels), _on_one_real, target, sizes):
+                total.add_formed(means)
+        return total
+
+    def _add_generated(self) -> None:
+        """Add the gradient on generated images to the noisy one on real images: it needs no noise.
+
+        It is clipped as well, image by image, so that both halves have one scale.
+        """
+        images, labels = self.generated
+        count = len(images)
+        target, sizes = torch.zeros(count, device=self.device), torch.ones(count, dtype=torch.int64)
+        means = self._unit_gradients((images, labels), _on_one_generated, target, sizes)
+        sums = clipped_sum(self.discriminator, means, max_grad_norm=self.settings.privacy.max_grad_norm)
+        for parameter, added in zip(self.discriminator.parameters(), sums, strict=True):
+            parameter.grad = parameter.grad + added / count  # type: ignore[operator]
+
+    def _unit_gradients(
+        self,
+        inputs: tuple[torch.Tensor, torch.Tensor],
+        loss: Callable[..., torch.Tensor],
+        target: torch.Tensor,
+        sizes: torch.Tensor,
+    ) -> Iterator[list[torch.Tensor]]:
+        return unit_gradients(
+            self.discriminator,
+            loss,
+            inputs,
+            torch.stack([target, inputs[1].to(target.dtype)], dim=1),
+            sizes,
+            at_once=self.at_once,
+            alone=self.randomness.secure,
+        )
+
+    def _step_generator(self, generated: torch.Tensor, labels: torch.Tensor) -> None:
+        with self._precision():
+            logits = self.judge(generated, labels).float()
+        loss = on_real_images(
+            logits, torch.ones_like(logits[:, 0]), labels
+        )  # to be taken for real, of the class
+        # of the generator alone: the discriminator's own gradients would be thrown away
+        gradients = torch.autograd.grad(loss, list(self.generator.parameters()))
+        for parameter, gradient in zip(self.generator.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.generator_adam.step()
+        if self.kept is not self.generator:
+            with torch.no_grad():
+                for mean, now in zip(self.kept.parameters(), self.generator.parameters(), strict=True):
+                    mean.lerp_(now, 1 - self.settings.averaging)
+                for mean, now in zip(self.kept.buffers(), self.generator.buffers(), strict=True):
+                    mean.copy_(now)
+        self.losses[0] += loss.detach()
+        self.losses[1] += on_generated_images(logits.detach())
+
+    def _real(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Real images in [-1, 1], flipped and cropped at random, their classes and the discriminator's targets."""
+        s, positions = self.settings, positions.to(self.device)
+        scaled = self.images[positions].float().div_(127.5).sub_(1).contiguous(memory_format=self.format)
+        images = random_views(scaled, self.views_rng, flips=s.flips, zoom=s.zoom, aspect=s.aspect)
+        low, high = s.real_target
+        target = low + (high - low) * torch.rand(len(images), generator=self.views_rng, device=self.device)
+        return images, self.labels[positions], target
+
+    def _latents(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw_latents(count, self.settings.latent_dim, self.latents_rng)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        half = self.runtime.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    # --- what stops a run ----------------------------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Raise Diverged if a loss of the present epoch is not finite."""
+        if not self.losses.isfinite().all():
+            raise Diverged(
+                f"the losses are no longer finite at step {self.step_number} (epoch {self.epoch + 1})"
+            )
+
+    def end_epoch(self) -> dict[str, float]:
+        """Mean losses of the epoch that has just ended.
+
+        Raises Diverged if the discriminator has been certain of every generated image for gan.stop_after epochs.
+        """
+        self.check_finite()
+        per_epoch = self.plan.steps_per_epoch
+        turns = self.step_number // self.settings.discriminator_steps
+        turns -= (self.step_number - per_epoch) // self.settings.discriminator_steps
+        counts = [turns, turns, per_epoch][: len(self.losses)]
+        # an epoch may end before the generator's turn comes
+        pairs = zip(self.loss_names, self.losses.tolist(), counts, strict=True)
+        means = {name: total / count for name, total, count in pairs if count}
+        self.losses.zero_()
+        if "loss_generated" in means:
+            self.certain_epochs = self.certain_epochs + 1 if means["loss_generated"] < SATURATED_LOSS else 0
+        if self.certain_epochs >= self.settings.stop_after:
+            raise Diverged(
+                f"the discriminator has been certain of every generated image for {self.certain_epochs} epochs "
+                f"(loss below {SATURATED_LOSS:g}), and the generator learns nothing from it any more"
+            )
+        return means
+
+    def consider(self, distance: float) -> None:
+        """Keep the present epoch's generator if it has the lowest distance so far (gan.select=fid)."""
+        if distance < self.best_distance:
+            self.best_distance, self.best_epoch = distance, self.epoch
+
+    # --- resume --------------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, Any]:
+        names = ("generator", "kept", "discriminator", "generator_adam", "discriminator_adam")
+        return {name: getattr(self, name) for name in names}
+
+    def numbers(self) -> dict[str, Any]:
+        names = ("losses", "certain_epochs", "best_distance", "best_epoch")
+        return {name: getattr(self, name) for name in names}
+
+
+def train_gan(
+    trainer: GanTrainer,
+    *,
+    output: Output,
+    checkpoint_seconds: float,
+    keep: Callable[[int], dict[str, float]],
+    curves: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Run to the end, or from the last checkpoint.
+
+    `keep` is called with the number of the epoch every gan.checkpoint_every epochs and after the last: it writes the
+    generator, and what it returns is logged beside the losses. `curves` gets what is logged.
+    Raises Diverged, which names the checkpoint that is kept.
+    """
+    settings = trainer.settings
+
+    def after_epoch(epoch: int) -> dict[str, float]:
+        row = trainer.end_epoch()
+        if epoch % settings.checkpoint_every == 0 or trainer.step_number == trainer.plan.steps:
+            row |= keep(epoch)
+            trainer.save_now = True
+        if curves is not None:
+            curves(epoch, row)
+        return row
+
+    try:
+        train(trainer, output=output, checkpoint_seconds=checkpoint_seconds, after_epoch=after_epoch)
+    except Diverged as error:
+        kept = sorted(path.name for path in (output.folder / "checkpoints").glob("*.safetensors"))
+        last = "no generator was kept yet"
+        if kept:
+            last = f"the last good generator is checkpoints/{kept[-1]} in its folder"
+        raise Diverged(
+            f"{error}; {last}; train again with a smaller gan.lr (now {settings.lr:g}), another gan.norm or gan.seed"
+        ) from None
+
+
+def on_real_images(logits: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The discriminator's mean loss on real images. logits: (n, 1), or (n, 1 + CLASSES) where it names the class."""
+    loss = functional.binary_cross_entropy_with_logits(logits[:, 0], target)
+    return loss + functional.cross_entropy(logits[:, 1:], labels) if logits.shape[1] > 1 else loss
+
+
+def on_generated_images(logits: torch.Tensor) -> torch.Tensor:
+    """The discriminator's mean loss on generated images, whose target is 0 and whose class it need not name."""
+    return functional.softplus(logits[:, 0]).mean()
+
+
+def _on_one_real(logits: torch.Tensor, target_and_label: torch.Tensor) -> torch.Tensor:
+    return on_real_images(logits, target_and_label[:, 0], target_and_label[:, 1].long())
+
+
+def _on_one_generated(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return on_generated_images(logits)
+
+
+def draw_latents(
+    count: int, latent_dim: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(count, latent_dim) standard normal latents and (count,) uniform classes, on the generator's device."""
+    device = generator.device
+    latents = torch.randn(count, latent_dim, generator=generator, device=device)
+    return latents, torch.randint(CLASSES, (count,), generator=generator, device=device)
+
+
+def check_not_alike(samples: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise Diverged if the (n, size, size) uint8 samples of a class are all the same image."""
+    for label in labels.unique():
+        spread = float(samples[labels == label].float().std(dim=0).mean())
+        if spread < COLLAPSED_STD:
+            raise Diverged(
+                f"all samples of the class {('benign', 'malignant')[int(label)]} are alike (standard deviation "
+                f"{spread:.2f} of 255 grey levels): the generator has collapsed"
+            )
