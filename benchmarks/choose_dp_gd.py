@@ -19,8 +19,9 @@ from phantoms import auroc, cohort
 
 from mammo_dp.cli import compose
 from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_backbone
-from mammo_dp.training.features import CachedFeatures, Preparation, all_flips, encoder
+from mammo_dp.models.backbone import build_backbone
+from mammo_dp.models.features import all_flips, encoder
+from mammo_dp.training.features import CachedFeatures, Preparation
 
 EPSILONS, SEEDS = (1.0, 6.0, 60.0), range(5)
 GRID = {"epochs": (50, 100, 200), "lr": (4.0, 8.0, 16.0), "max_grad_norm": (0.25, 0.5, 1.0)}

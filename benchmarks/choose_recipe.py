@@ -24,8 +24,9 @@ from phantoms import auroc, cohort
 from mammo_dp.cli import compose
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_backbone
-from mammo_dp.training.features import CachedFeatures, Preparation, all_flips, encoder
+from mammo_dp.models.backbone import build_backbone
+from mammo_dp.models.features import all_flips, encoder
+from mammo_dp.training.features import CachedFeatures, Preparation
 
 EPSILONS, SEEDS, OVERLAYS, LAID_OVER = (1.0, 6.0, 60.0, float("inf")), range(3), (5, 6), 2
 CANDIDATES = (

@@ -10,7 +10,7 @@ from mammo_dp.data import patches, toy
 from mammo_dp.data.images import to_uint8
 from mammo_dp.files import Cache
 from mammo_dp.metrics.classification import binary_metrics
-from mammo_dp.models.classifier import build_head
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.features import CachedFeatures

@@ -21,8 +21,8 @@ from torch import nn
 
 from mammo_dp.config.compose import config_dir
 from mammo_dp.config.schema import Classifier
-from mammo_dp.models.classifier import build_backbone, feature_size
-from mammo_dp.training.features import inputs_of
+from mammo_dp.models.backbone import build_backbone, feature_size
+from mammo_dp.models.features import inputs_of
 
 HARMONICS = np.arange(2, 13)
 TARGET = Path(__file__).resolve().parents[1] / "src/mammo_dp/models/swin_micro.safetensors"

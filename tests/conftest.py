@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two pytest workers on two cores
@@ -11,6 +13,7 @@ from filelock import FileLock
 
 from mammo_dp import cli
 from mammo_dp.config import Config
+from mammo_dp.files import Cache
 from mammo_dp.training.features import Preparation
 
 SMALL_TOY = (
@@ -22,6 +25,33 @@ AS_IT_IS = Preparation(normalize=False)
 UNIT_LENGTH = Preparation(normalize=True)
 
 
+WHOLE_COMMANDS = {"built", "small", "place", "fresh"}  # fixtures of tests that run commands
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test is one of unit (seconds for all), integration (runs commands) and slow (marked by hand)."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            commands = WHOLE_COMMANDS & set(getattr(item, "fixturenames", ()))
+            item.add_marker("integration" if commands else "unit")
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault(
+        "MAMMO_DP_TEST_CACHE", tempfile.mkdtemp(prefix="mammo_dp-tests-")
+    )  # workers inherit it
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["MAMMO_DP_TEST_CACHE"], ignore_errors=True)
+
+
+def calibrations() -> Cache:
+    """A cache for all tests of a session, since a calibration takes seconds. Tests of calibration have their own."""
+    return Cache(Path(os.environ["MAMMO_DP_TEST_CACHE"]))
+
+
 def shared() -> Path:
     """The folder of real data, which is not part of the project. Skips the test where it is absent."""
     folder = Path(os.environ.get("MAMMO_DP_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
@@ -30,6 +60,7 @@ def shared() -> Path:
     return folder.resolve()
 
 
+@cache
 def config_of(*overrides: str) -> Config:
     (config,) = cli.compose([list(overrides)])
     return config
@@ -78,6 +109,12 @@ def workplace_with_phantoms(root: Path, built: Workplace, capsys=None) -> Workpl
     return workplace
 
 
+def copy_of(built: Workplace, workplace: Workplace) -> None:
+    """Its artifacts, and the calibrations of all tests."""
+    shutil.copytree(built.outputs, workplace.outputs, ignore=shutil.ignore_patterns(".cache"))
+    (workplace.outputs / ".cache").symlink_to(calibrations().folder)
+
+
 @pytest.fixture
 def place(tmp_path: Path, built: Workplace, capsys: pytest.CaptureFixture[str]) -> Workplace:
     return workplace_with_phantoms(tmp_path, built, capsys)
@@ -87,5 +124,13 @@ def place(tmp_path: Path, built: Workplace, capsys: pytest.CaptureFixture[str]) 
 def small(tmp_path_factory: pytest.TempPathFactory, built: Workplace) -> Workplace:
     """Small phantom studies with patches and features, a copy for each module."""
     workplace = workplace_with_phantoms(tmp_path_factory.mktemp("small"), built)
-    shutil.copytree(built.outputs, workplace.outputs)
+    copy_of(built, workplace)
+    return workplace
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, built: Workplace) -> Workplace:
+    """The same for one test alone, which may count or report all that is there."""
+    workplace = workplace_with_phantoms(tmp_path, built)
+    copy_of(built, workplace)
     return workplace

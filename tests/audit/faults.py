@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from mammo_dp.config.schema import Recipe
-from mammo_dp.models.classifier import build_head
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.sampling import NONE_LEFT, PoissonBatches, Randomness, ShuffledBatches

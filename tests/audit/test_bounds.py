@@ -7,6 +7,8 @@ from scipy.stats import norm
 from mammo_dp.audit.bounds import Rates, fitted_mu, halves_bound, noise_ratio
 from mammo_dp.privacy.gaussian import gaussian_epsilon
 
+pytestmark = pytest.mark.slow
+
 MU, ALPHA, DELTA = 1.0, 0.1, 1e-4
 
 

@@ -6,7 +6,7 @@ import torch
 
 from mammo_dp.audit.bounds import fitted_mu, noise_ratio
 from mammo_dp.audit.canaries import Canaries, with_room
-from mammo_dp.models.classifier import build_head
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
@@ -14,6 +14,8 @@ from mammo_dp.training.features import CachedFeatures
 from mammo_dp.training.head_trainer import HeadTrainer, PublicSet
 from mammo_dp.training.plans import Plan
 from tests.conftest import UNIT_LENGTH, config_of
+
+pytestmark = pytest.mark.slow
 
 IMAGES, FEATURES, COUNT = 20, 400, 800
 FULL, POISSON, REPLACE = Mechanism(1.0, 4.0, 16), Mechanism(0.25, 1.0, 20), Mechanism(1.0, 8.0, 16, 2.0)

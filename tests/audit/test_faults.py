@@ -14,6 +14,8 @@ from mammo_dp.privacy.events import Mechanism
 from tests.audit import faults
 from tests.audit.faults import trainer_of
 
+pytestmark = pytest.mark.slow
+
 DELTA, ALPHA, COUNT, STEPS = 1e-4, 0.05, 80, 100
 MOST = 40  # a patient of two images
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mammo_dp.audit.retrains import Rows, retrain
-from mammo_dp.models.classifier import build_head
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units

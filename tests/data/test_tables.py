@@ -69,7 +69,7 @@ def test_line_breaks_in_columns_that_nobody_reads(tmp_path):
         ("x\n1\n", "no column a and no column b_c"),
         ("a,b_c,a\n1,2,3\n", "two columns named a"),
         (b"PK\3\4\0\0", "not a text file"),
-        ('a,b_c\n1,"2\n3,4\n', "mend the quotation marks"),
+        ('a,b_c\n1,"2\n3,4\n', "correct the quotation marks"),
     ],
 )
 def test_what_is_no_table(tmp_path, content, sentence):

@@ -9,7 +9,7 @@ from mammo_dp import cli
 from mammo_dp.data import toy
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_head
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages import node_of
@@ -17,6 +17,8 @@ from mammo_dp.training.build import cached_features
 from mammo_dp.training.head_trainer import HeadTrainer, predict
 from mammo_dp.training.plans import make_plan
 from tests.conftest import Workplace, config_of
+
+pytestmark = pytest.mark.slow
 
 WORDS = ("dataset=toy", "classifier=swin_micro", "recipe=dp_gd", "privacy.epsilon=inf")
 

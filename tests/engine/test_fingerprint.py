@@ -20,6 +20,8 @@ from mammo_dp.stages.predict import Predict
 from mammo_dp.stages.train_classifier import TrainClassifier
 from tests.conftest import config_of
 
+pytestmark = pytest.mark.slow
+
 # Leaves that no stage uses, and why. What a stage uses and ignores, it ignores with a reason of its own.
 NEITHER = {
     "stage": "names the stage that is asked for",

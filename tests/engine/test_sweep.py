@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from mammo_dp.engine import launch, sweep
 from mammo_dp.errors import UserError
 from mammo_dp.stages import node_of
 from tests.conftest import config_of
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -299,10 +302,13 @@ def test_killed_at_random_it_ends_in_the_same_report(small, tmp_path):
     assert small.run(*sweep_of(small, *axes, whole)) == 0
     words = sweep_of(small, *axes, broken, "launcher=laptop", "launcher.jobs=2")
     killed = 0
-    for attempt, seconds in enumerate((9, 12, 14)):
+    for attempt in range(3):
+        begun = _checkpoints(tmp_path / "broken")
         process = subprocess.Popen(command(words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                    cwd=tmp_path, start_new_session=True)  # fmt: skip
-        time.sleep(seconds)
+        while process.poll() is None and _checkpoints(tmp_path / "broken") <= begun:
+            time.sleep(0.05)
+        time.sleep(random.random())
         killed += _kill(process, worker=attempt != 0)
         process.wait(timeout=240)
         _kill_group(process)
@@ -322,6 +328,16 @@ def test_killed_at_random_it_ends_in_the_same_report(small, tmp_path):
         )
     assert reports[0] == reports[1]
     assert {"report.html", "table1.csv", "pairs.csv", "table1.tex"} <= reports[0].keys()
+
+
+def _checkpoints(outputs: Path) -> set[tuple[str, float]]:
+    """What runs have written, so that a later look tells whether one has gone on."""
+    found = set()
+    for path in outputs.glob("train_classifier/*/*.*"):
+        if path.suffix in (".pt", ".json"):
+            with contextlib.suppress(FileNotFoundError):  # replaced by the next
+                found.add((str(path), path.stat().st_mtime))
+    return found
 
 
 def _kill(process: subprocess.Popen, *, worker: bool) -> int:

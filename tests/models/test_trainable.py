@@ -4,7 +4,7 @@ import pytest
 import timm
 from torch import nn
 
-from mammo_dp.models.trainable import set_trained
+from mammo_dp.models.backbone import set_trained
 
 SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)}
 

@@ -9,7 +9,7 @@ NOISE, LOW_BITS = (
     "tests/privacy/test_low_bits.py::test_no_world_without_a_patient_is_impossible[dp_gd-6.0-default]",
 )
 INDIVIDUAL = "tests/privacy/test_individual.py"
-TRAINING, GUARDS = "tests/training/test_classifier.py", "tests/privacy/test_guards.py"
+TRAINING, GUARDS = "tests/training/test_head_trainer.py", "tests/privacy/test_guards.py"
 NETWORK = "tests/privacy/test_network_gradients.py"
 LEDGER, UNITS = "tests/privacy/test_ledger.py", "tests/privacy/test_units.py"
 
@@ -130,8 +130,8 @@ FAULTS = (
     ),
     # --- what is summed ---
     Fault(
-        "noise skipped on an empty batch", "training.head_trainer",
-        "            self.optimizer.step(total)\n", "            len(chosen) and self.optimizer.step(total)\n",
+        "noise skipped on an empty batch", "training.trainer",
+        "        self.optimizer.step(total)\n", "        len(chosen) and self.optimizer.step(total)\n",
         (f"{TRAINING}::test_an_empty_batch_is_a_noisy_step",),
     ),
     Fault(
@@ -173,7 +173,7 @@ FAULTS = (
         (f"{TRAINING}::test_every_accounted_step_is_a_noisy_step",),
     ),
     Fault(
-        "features cached in train mode", "models.classifier",
+        "features cached in train mode", "models.backbone",
         "backbone = backbone.eval()", "backbone = backbone.train()",
         (GUARDS,),
     ),
@@ -194,7 +194,8 @@ FAULTS = (
     ),
     Fault(
         "validation patients forgotten", "privacy.ledger",
-        'if e.effect == "shapes_model"}', 'if e.effect == "shapes_model" and e.cohort == "training"}',
+        '(e.study, e.cohort) for e in self.events if',
+        '(e.study, e.cohort) for e in self.events if e.cohort == "training" and',
         (LEDGER,),
     ),
     Fault(
@@ -216,7 +217,7 @@ FAULTS = (
         "a discriminator without noise", "training.gan_trainer",
         "self.private_step(chosen)  # noise and scale, then _add_generated, then Adam",
         "self._add_generated(); self.discriminator_adam.step()",
-        ("tests/training/test_gan.py::test_an_empty_batch_is_a_noisy_step",),
+        ("tests/training/test_gan_trainer.py::test_an_empty_batch_is_a_noisy_step",),
     ),
     Fault(
         "the bundle names the run", "privacy.ledger",

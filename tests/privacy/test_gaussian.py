@@ -6,6 +6,7 @@ from scipy.stats import norm
 from mammo_dp.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_true_positive_rate
 
 
+@pytest.mark.slow
 def test_gaussian_formula_against_the_trade_off_curve():
     """delta(eps) = sup over thresholds of TPR - e^eps FPR for N(0, 1) against N(mu, 1), by brute force."""
     for mu, eps in ((0.5, 0.3), (1.0, 1.0), (3.0, 6.0)):

@@ -6,11 +6,11 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import nn
 
-from mammo_dp.models.classifier import build_backbone
+from mammo_dp.models.backbone import build_backbone
+from mammo_dp.models.features import encoder
 from mammo_dp.privacy import gradients
 from mammo_dp.privacy.gradients import check_units, contributions, gradient_sum
 from mammo_dp.privacy.mechanism import Inputs
-from mammo_dp.training.features import encoder
 from tests.conftest import config_of
 
 

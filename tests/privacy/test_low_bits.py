@@ -21,6 +21,8 @@ from mammo_dp.training.plans import Plan
 from tests.audit.faults import float32, trainer_of
 from tests.conftest import config_of
 
+pytestmark = pytest.mark.slow
+
 WORLDS, DELTA = 20, 1e-4
 TINY_GAN = (
     "gan.size=16", "gan.generator_channels=[8,4]", "gan.discriminator_channels=[4,8]", "gan.batch_size=8",

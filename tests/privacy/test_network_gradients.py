@@ -19,6 +19,8 @@ from mammo_dp.privacy.network_gradients import (
 )
 from tests.conftest import config_of
 
+pytestmark = pytest.mark.slow
+
 
 def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return functional.binary_cross_entropy_with_logits(logits.sum(dim=1), target)

@@ -12,6 +12,8 @@ from mammo_dp.data.patch_set import INDEX_COLUMNS
 from tests.conftest import config_of
 from tests.privacy.replay import WORDS, Study, differing, variants_of
 
+pytestmark = pytest.mark.slow
+
 D = 16
 
 

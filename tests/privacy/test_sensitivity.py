@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from mammo_dp.config import Config
 from mammo_dp.config.schema import Recipe
-from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_head
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.events import SENSITIVITY
 from mammo_dp.privacy.mechanism import grid_step
 from mammo_dp.privacy.sampling import Randomness
@@ -21,7 +20,7 @@ from mammo_dp.privacy.units import Units
 from mammo_dp.training.features import CachedFeatures
 from mammo_dp.training.head_trainer import HeadTrainer
 from mammo_dp.training.plans import make_plan
-from tests.conftest import AS_IT_IS, config_of
+from tests.conftest import AS_IT_IS, calibrations, config_of
 
 D = 6
 IMAGES = (1, 2, 14, 1, 3, 2)  # of each patient; one has 14, as in CBIS-DDSM
@@ -77,7 +76,7 @@ def unnoised_sum(
     module = some_head(recipe, weights)
     trainer = HeadTrainer(
         module, CachedFeatures(found.features, prepare=AS_IT_IS), units, found.labels,
-        plan=make_plan(config, units=len(units), cache=Cache(tmp_path)), recipe=config.recipe,
+        plan=make_plan(config, units=len(units), cache=calibrations()), recipe=config.recipe,
         randomness=Randomness(secure=True, seed=0, run="run"), device=torch.device("cpu"),
     )  # fmt: skip
     total = trainer.private_sum(torch.arange(len(units)))

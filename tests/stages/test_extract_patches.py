@@ -208,7 +208,7 @@ def test_fifty_damaged_inputs(place, monkeypatch):
     [
         (b"", "has no rows"),
         (b"image,patient_id\na.png,1\n", "has no column label"),
-        (b'image,patient_id,label,box\na.png,1,benign,"1 1 9 9\n', "mend the quotation marks"),
+        (b'image,patient_id,label,box\na.png,1,benign,"1 1 9 9\n', "correct the quotation marks"),
         (b"PK\3\4\0\0\0\0", "is not a text file"),
         (
             b"image,patient_id,label,box,split\na.png,1,benign,1 1 9 9,train\na.png,1,benign,2 2 9 9,test\n",

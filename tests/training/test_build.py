@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 from mammo_dp.engine.artifacts import Store
 from mammo_dp.errors import UserError
-from mammo_dp.models.classifier import build_backbone, take_norm
+from mammo_dp.models.backbone import build_backbone, take_norm
+from mammo_dp.models.features import encoder, with_stochastic_depth
 from mammo_dp.stages import node_of
-from mammo_dp.training.features import encoder, with_stochastic_depth
 from tests.conftest import config_of
+
+pytestmark = pytest.mark.slow
 
 MADE = (
     "build_inputs=true", "stage=train_classifier", "synthetic.per_class=8", "gan.epochs=2", "gan.checkpoint_every=2",
@@ -205,13 +207,13 @@ def test_a_backbone_that_cannot_is_refused_before_anything_is_built(place, words
     assert not place.outputs.exists() or not place.folders("train_gan")
 
 
-def test_a_report_is_made_again_when_a_run_was(small):
-    """The same settings, other noise: the report of before does not stand for it."""
+def test_a_report_is_made_again_when_a_run_was(fresh):
+    """The same settings, other noise: the report of before is not taken for it."""
     words = ("recipe=dp_gd", "privacy.epsilon=2", "privacy.randomness=secure", "seed=41")
     folders = []
     for again in ("false", "true"):
-        run(small, *words, f"force={again}")
-        assert small.run("stage=report", f"outputs={small.outputs}") == 0
-        folders.append(node_of(config_of("stage=report", f"outputs={small.outputs}")).folder)
+        run(fresh, *words, f"force={again}")
+        assert fresh.run("stage=report", f"outputs={fresh.outputs}") == 0
+        folders.append(node_of(config_of("stage=report", f"outputs={fresh.outputs}")).folder)
     assert folders[0] != folders[1]
     assert all((folder / "report.html").is_file() for folder in folders)

@@ -25,8 +25,10 @@ from mammo_dp.training.gan_trainer import (
     on_real_images,
 )
 from mammo_dp.training.plans import make_generator_plan
-from tests.conftest import config_of
+from tests.conftest import calibrations, config_of
 from tests.privacy.replay import Replay
+
+pytestmark = pytest.mark.slow
 
 TINY = (
     "gan=small", "stage=train_gan", "dataset=toy", "dataset.public_count.official={image:40,patient:20}",
@@ -50,7 +52,7 @@ def trainer_of(tmp_path: Path, *words: str, images: torch.Tensor | None = None) 
         images,
         torch.arange(40) % 2,
         units,
-        plan=make_generator_plan(config, images=40, cache=Cache(tmp_path / "cache")),
+        plan=make_generator_plan(config, images=40, cache=calibrations()),
         settings=config.gan,
         runtime=config.runtime,
         randomness=Randomness(config.gan.privacy.randomness == "secure", config.gan.seed, "run"),
@@ -369,19 +371,19 @@ def test_a_norm_of_the_batch_is_refused_in_the_trainer_too(tmp_path):
     with pytest.raises(ValueError, match="BatchNorm2d"):
         GanTrainer(
             build_gan(spoilt), torch.zeros(40, 16, 16, dtype=torch.uint8), torch.zeros(40), Units.of_each(range(40)),
-            plan=make_generator_plan(config, images=40, cache=Cache(tmp_path)), settings=spoilt, runtime=config.runtime,
+            plan=make_generator_plan(config, images=40, cache=calibrations()), settings=spoilt, runtime=config.runtime,
             randomness=Randomness(False, 0, "run"), device=torch.device("cpu"),
         )  # fmt: skip
 
 
 def test_the_plan_takes_nothing_from_private_sizes(tmp_path):
     config = config_of(*TINY, *PRIVATE)
-    plans = [make_generator_plan(config, images=n, cache=Cache(tmp_path)) for n in (40, 41, 7)]
+    plans = [make_generator_plan(config, images=n, cache=calibrations()) for n in (40, 41, 7)]
     assert plans[0] == plans[1] == plans[2]
     assert plans[0].mechanism is not None
     assert (plans[0].steps, plans[0].mechanism.sample_rate) == (4 * 5, 1 / 5)
     free = config_of(*TINY)
-    assert make_generator_plan(free, images=17, cache=Cache(tmp_path)).steps == 4 * 3
+    assert make_generator_plan(free, images=17, cache=calibrations()).steps == 4 * 3
 
 
 def test_patients_are_the_units(tmp_path):

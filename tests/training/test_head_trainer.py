@@ -11,16 +11,18 @@ from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Output
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache
-from mammo_dp.models.classifier import build_backbone, build_head, feature_size
+from mammo_dp.models.backbone import build_backbone, feature_size
+from mammo_dp.models.features import all_flips, encoder
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.accounting import epsilon
 from mammo_dp.privacy.sampling import Randomness, SecurePoissonBatches
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages import node_of
-from mammo_dp.training.features import CachedFeatures, ImageFeatures, all_flips, encoder
+from mammo_dp.training.features import CachedFeatures, ImageFeatures
 from mammo_dp.training.head_trainer import HeadTrainer, PublicSet, predict
 from mammo_dp.training.plans import Plan, make_plan
 from mammo_dp.training.trainer import train
-from tests.conftest import AS_IT_IS, UNIT_LENGTH, config_of
+from tests.conftest import AS_IT_IS, UNIT_LENGTH, calibrations, config_of
 
 
 def toy_problem(n: int = 60, d: int = 8):
@@ -34,7 +36,7 @@ def trainer_of(tmp_path, *overrides: str, seed: int = 0, public: PublicSet | Non
     config = config_of("privacy.public_count=60", "privacy.delta=0.001", "privacy.accountant=rdp",
                        "recipe.batch_size=20", "recipe.epochs=5", *overrides)  # fmt: skip
     source, positions, labels = toy_problem()
-    plan = make_plan(config, units=len(positions), cache=Cache(tmp_path))
+    plan = make_plan(config, units=len(positions), cache=calibrations())
     return HeadTrainer(
         build_head(config.recipe, features=8, seed=seed),
         source,
@@ -90,12 +92,12 @@ def test_an_empty_batch_is_a_noisy_step(tmp_path):
 
 def test_plan_takes_nothing_from_private_sizes(tmp_path):
     config = config_of("privacy.public_count=1104", "privacy.accountant=rdp")
-    plans = [make_plan(config, units=n, cache=Cache(tmp_path)) for n in (1103, 7, 4000)]
+    plans = [make_plan(config, units=n, cache=calibrations()) for n in (1103, 7, 4000)]
     assert plans[0] == plans[1] == plans[2]
     assert plans[0].steps == 2700
     assert plans[0].mechanism is not None
     assert plans[0].mechanism.sample_rate == pytest.approx(1 / 9)
-    open_plan = make_plan(config_of("privacy.epsilon=inf"), units=256, cache=Cache(tmp_path))
+    open_plan = make_plan(config_of("privacy.epsilon=inf"), units=256, cache=calibrations())
     assert (open_plan.steps, open_plan.mechanism) == (600, None)
 
 
@@ -163,7 +165,7 @@ def test_cached_run_equals_run_through_images(small, epsilon):
     positions = patches.rows("train")
 
     def final(source) -> torch.Tensor:
-        plan = make_plan(config, units=len(positions), cache=Cache(small.root / "cache"))
+        plan = make_plan(config, units=len(positions), cache=calibrations())
         trainer = HeadTrainer(
             build_head(config.recipe, features=feature_size(backbone), seed=0),
             source,
@@ -213,7 +215,7 @@ def test_predict_averages_flips():
 
 
 def test_plan_of_infinite_epsilon_has_no_mechanism(tmp_path):
-    plan = make_plan(config_of("privacy.epsilon=inf"), units=100, cache=Cache(tmp_path))
+    plan = make_plan(config_of("privacy.epsilon=inf"), units=100, cache=calibrations())
     assert plan == Plan(300, 1, None, 0, 100)
 
 
@@ -348,7 +350,7 @@ def test_a_small_patient_counts_as_much_as_a_large_one(tmp_path):
     units = Units.grouped([0, 1, 2, 3], ["a", "a", "a", "b"])
     trainer = HeadTrainer(
         build_head(config.recipe, features=8, seed=0), source, units, labels,
-        plan=make_plan(config, units=len(units), cache=Cache(tmp_path)), recipe=config.recipe,
+        plan=make_plan(config, units=len(units), cache=calibrations()), recipe=config.recipe,
         randomness=Randomness(secure=False, seed=0, run="run"), device=torch.device("cpu"),
     )  # fmt: skip
     trainer.step()

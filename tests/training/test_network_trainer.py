@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from mammo_dp.data.transforms import flip
-from mammo_dp.files import Cache
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.features import Preparation
 from mammo_dp.training.network_trainer import Network, NetworkTrainer
 from mammo_dp.training.plans import make_plan
-from tests.conftest import config_of
+from tests.conftest import calibrations, config_of
+
+pytestmark = pytest.mark.slow
 
 SIZE = 16
 
@@ -46,7 +47,7 @@ def trainer_of(tmp_path, *words: str, patients: bool = False, epsilon: str = "in
         images,
         units,
         labels,
-        plan=make_plan(config, units=len(units), cache=Cache(tmp_path)),
+        plan=make_plan(config, units=len(units), cache=calibrations()),
         recipe=config.recipe,
         classifier=config.classifier,
         runtime=config.runtime,

@@ -16,7 +16,8 @@ from mammo_dp.audit.residuals import TESTS
 from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.data.transforms import FLIPS
 from mammo_dp.engine.artifacts import Artifact
-from mammo_dp.models.classifier import HEAD, class_difference
+from mammo_dp.models.bundle import HEAD
+from mammo_dp.models.head import class_difference
 from mammo_dp.privacy.events import Unit
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units

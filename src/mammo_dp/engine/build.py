@@ -73,20 +73,17 @@ class Node:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that the fingerprint hashes."""
-        inputs = {role: node.fp8 for role, node in self.inputs.items()}
-        # by content too: a run that was repeated with other draws is another one to whoever collects it
-        inputs |= {n: f"{a.manifest['fingerprint']} {a.content}" for n, a in self.collected.items()}
-        return {
-            "stage": self.stage.name,
-            "version": self.stage.version,
-            "settings": fingerprint.settings(self.stage, self.config),
-            "outside": dict(self.stage.external(self.config, self.store)),
-            "inputs": inputs,
-        }
+        return fingerprint.identity(
+            self.stage,
+            self.config,
+            outside=self.stage.external(self.config, self.store),
+            inputs={role: node.fp8 for role, node in self.inputs.items()},
+            collected=self.collected,
+        )
 
     @cached_property
     def fp8(self) -> str:
-        return files.fingerprint(self.identity)
+        return fingerprint.of(self.identity)
 
     @cached_property
     def folder(self) -> Path:

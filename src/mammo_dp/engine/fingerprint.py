@@ -4,8 +4,38 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
 
+from mammo_dp import files
 from mammo_dp.config import Config
+from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.engine.stage import Stage
+
+
+def of(identity: Mapping[str, Any]) -> str:
+    """The fingerprint: 8 hex digits of the SHA-256 of the identity's canonical JSON."""
+    return files.fingerprint(identity)
+
+
+def identity(
+    stage: Stage,
+    config: Config,
+    *,
+    outside: Mapping[str, str],
+    inputs: Mapping[str, str],
+    collected: Mapping[str, Artifact],
+) -> dict[str, Any]:
+    """Everything that the fingerprint of an artifact hashes.
+
+    outside: identities of outside data; inputs: role -> fingerprint; collected: artifacts that a report reads, which
+    count by content too, since a run repeated with other random draws is another one.
+    """
+    read = {name: f"{a.manifest['fingerprint']} {a.content}" for name, a in collected.items()}
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": settings(stage, config),
+        "outside": dict(outside),
+        "inputs": dict(inputs) | read,
+    }
 
 
 def settings(stage: Stage, config: Config) -> dict[str, Any]:

@@ -200,37 +200,25 @@ def compose(events: Sequence[Event], *, unit: Unit, delta: float, images: int) -
     accounted for removal counts twice as far. Full batches compose exactly; Poisson sampling by PLD, a single event by
     the accountant that it names.
     """
-    multipliers = [
-        _sensitivity_multiplier(e, unit=unit, images=images, replaced=relation(events) == "replace")
-        for e in events
-    ]
+    replaced = relation(events) == "replace"
+    factors = [_sensitivity_multiplier(e, unit=unit, images=images, replaced=replaced) for e in events]
     mechanisms = [e.mechanism for e in events if e.mechanism is not None]
     if all(m.is_full_batch for m in mechanisms):
-        mu = math.hypot(
-            *(
-                multiplier * m.mu / m.sensitivity
-                for multiplier, m in zip(multipliers, mechanisms, strict=True)
-            )
-        )
+        mu = math.hypot(*(k * m.mu / m.sensitivity for k, m in zip(factors, mechanisms, strict=True)))
         return Bound.of_mu(mu, delta=delta)
     from mammo_dp.privacy import loss_distribution as losses  # slow to import, and not needed above
     from mammo_dp.privacy.accounting import epsilon as spent
 
     rates = (FALSE_POSITIVE_RATE, GUESS)
     if any(e.unit == "patient" and unit == "image" for e in events) or relation(events) == "replace":
-        if any(multiplier > 2 for multiplier in multipliers):
+        if any(k > 2 for k in factors):
             return NO_BOUND  # several images at once, replaced, under Poisson sampling: no bound here
         epsilon = losses.replaced_within_unit(mechanisms, delta=delta)
         attack, guess = (
             losses.true_positive_rate_of_claim(epsilon, delta=delta, false_positive_rate=r) for r in rates
         )
         return Bound(epsilon, attack, losses.advantage_of_claim(epsilon, delta=delta), guess, None)
-    loss = losses.composed(
-        [
-            (m, round(multiplier / m.sensitivity))
-            for multiplier, m in zip(multipliers, mechanisms, strict=True)
-        ]
-    )
+    loss = losses.composed([(m, round(k / m.sensitivity)) for k, m in zip(factors, mechanisms, strict=True)])
     only = events[0]
     if len(events) == 1 and only.unit == unit:
         epsilon = spent(mechanisms[0], delta=delta, accountant=only.accountant)  # type: ignore[arg-type]

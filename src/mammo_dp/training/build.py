@@ -12,7 +12,10 @@ from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.layers import Affine
-from mammo_dp.models.classifier import BACKBONE, HEAD, build_backbone, build_head, feature_size, take_norm
+from mammo_dp.models.backbone import build_backbone, feature_size, take_norm
+from mammo_dp.models.bundle import BACKBONE, HEAD
+from mammo_dp.models.features import encoder, with_stochastic_depth
+from mammo_dp.models.head import build_head
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.features import (
@@ -23,8 +26,6 @@ from mammo_dp.training.features import (
     FeatureSource,
     ImageFeatures,
     Preparation,
-    encoder,
-    with_stochastic_depth,
 )
 from mammo_dp.training.head_trainer import HeadTrainer, PublicSet, predict
 from mammo_dp.training.network_trainer import Network, NetworkTrainer

@@ -63,16 +63,13 @@ def make_plan(config: Config, *, units: int, cache: Cache) -> Plan:
 
 def private_mechanism(config: Config, cache: Cache) -> Mechanism:
     """The mechanism of a private run, from the configuration alone: q, steps and noise know no private size."""
-    privacy = config.privacy
     assert config.public_count is not None  # Config refuses private runs without one
-    per_epoch = _steps_per_epoch(config, config.public_count)
-    return calibrate(
-        target=privacy.epsilon,
-        delta=privacy.delta,
-        sample_rate=1 / per_epoch,
-        steps=config.recipe.epochs * per_epoch,
-        accountant=privacy.accountant,
-        sensitivity=SENSITIVITY[privacy.adjacency],
+    return _calibrated(
+        config.privacy,
+        per_epoch=_steps_per_epoch(config, config.public_count),
+        epochs=config.recipe.epochs,
+        adjacency=config.privacy.adjacency,
+        section="privacy",
         cache=cache,
     )
 
@@ -96,17 +93,35 @@ def make_generator_plan(config: Config, *, images: int, cache: Cache) -> Plan:
 
 def generator_mechanism(config: Config, cache: Cache) -> Mechanism:
     """The mechanism of a private generator: one for each step of the discriminator, from the configuration alone."""
-    privacy = config.gan.privacy
     assert config.generator_count is not None  # Config refuses private generators without one
-    per_epoch = math.ceil(config.generator_count / config.gan.batch_size)
+    return _calibrated(
+        config.gan.privacy,
+        per_epoch=math.ceil(config.generator_count / config.gan.batch_size),
+        epochs=config.gan.epochs,
+        adjacency="zero_out",
+        section="gan.privacy",
+        cache=cache,
+    )
+
+
+def _calibrated(
+    privacy: Privacy | GanPrivacy,
+    *,
+    per_epoch: int,
+    epochs: int,
+    adjacency: Adjacency,
+    section: str,
+    cache: Cache,
+) -> Mechanism:
     return calibrate(
         target=privacy.epsilon,
         delta=privacy.delta,
         sample_rate=1 / per_epoch,
-        steps=config.gan.epochs * per_epoch,
+        steps=epochs * per_epoch,
         accountant=privacy.accountant,
+        sensitivity=SENSITIVITY[adjacency],
         cache=cache,
-        section="gan.privacy",
+        section=section,
     )
 
 

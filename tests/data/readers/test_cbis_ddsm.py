@@ -25,6 +25,8 @@ from mammo_dp.files import Cache, tree_identity
 from mammo_dp.stages import node_of
 from tests.conftest import Workplace, config_of, shared
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (200, 160)  # px of a mammogram; masks of other sizes are 1.15 times as large
 LISTS = [
     f"{kind}_case_description_{split}_set.csv" for kind in ("mass", "calc") for split in ("train", "test")

@@ -16,11 +16,11 @@ from mammo_dp.errors import UserError
 from mammo_dp.metrics.comparison import Comparison, ImageSet, compare
 from mammo_dp.metrics.image_faults import wrapped_pixels
 from mammo_dp.metrics.memorization import Nearest, copies, membership_auc, nearest
+from mammo_dp.models.feature_spaces import FeatureSpace, open_space
 from mammo_dp.reporting.figure2 import PAPER_DATASETS, figure2, paper_value
 from mammo_dp.reporting.mosaic import mosaic
 from mammo_dp.reporting.privacy_card import privacy_card
 from mammo_dp.training import device as devices
-from mammo_dp.training.spaces import FeatureSpace, open_space
 
 SHOWN = 8  # masses of each row of the figure
 WORST = 10  # pairs on the page of the nearest ones

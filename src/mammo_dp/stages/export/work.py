@@ -19,8 +19,7 @@ from mammo_dp.config.rules import warnings
 from mammo_dp.engine.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, to_json, write_atomic
-from mammo_dp.models.classifier import BACKBONE, HEAD, model_record
-from mammo_dp.models.released import released_settings
+from mammo_dp.models.bundle import BACKBONE, HEAD, model_record, released_settings
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon

@@ -9,10 +9,11 @@ from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Artifact, Output, StageResult
 from mammo_dp.engine.progress import track
-from mammo_dp.models.classifier import BACKBONE, build_backbone, take_norm
+from mammo_dp.models.backbone import build_backbone, take_norm
+from mammo_dp.models.bundle import BACKBONE
+from mammo_dp.models.features import all_flips, check_backbone, encoder
 from mammo_dp.training import device as devices
-from mammo_dp.training.backbone import check_backbone
-from mammo_dp.training.features import FEATURES, SCALE, SHIFT, all_flips, encoder
+from mammo_dp.training.features import FEATURES, SCALE, SHIFT
 
 
 def check(config: Config) -> None:

@@ -17,9 +17,10 @@ from mammo_dp.engine.progress import track
 from mammo_dp.engine.workers import each, workers_for
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache
-from mammo_dp.models.saved import Saved
+from mammo_dp.models.bundle import Saved
+from mammo_dp.models.features import all_flips, encoder
 from mammo_dp.training import device as devices
-from mammo_dp.training.features import Preparation, all_flips, encoder
+from mammo_dp.training.features import Preparation
 
 PREDICTIONS = "predictions.csv"
 

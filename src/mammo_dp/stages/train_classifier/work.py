@@ -14,8 +14,9 @@ from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.files import Cache, digest, sha256, to_json
 from mammo_dp.metrics.performance import performance
-from mammo_dp.models.classifier import BACKBONE, HEAD, build_backbone, model_record, weights_name
-from mammo_dp.models.released import released_settings
+from mammo_dp.models.backbone import build_backbone
+from mammo_dp.models.bundle import BACKBONE, HEAD, model_record, released_settings, weights_name
+from mammo_dp.models.features import check_backbone
 from mammo_dp.privacy import accounting
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.noise import randomness_notes
@@ -23,7 +24,6 @@ from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.reporting.model_card import model_card
 from mammo_dp.rounding import rounded_up
 from mammo_dp.training import device as devices
-from mammo_dp.training.backbone import check_backbone
 from mammo_dp.training.build import Scores, Task, start
 from mammo_dp.training.optimizers import check_optimizer
 from mammo_dp.training.plans import Plan, make_plan, mechanism_record, private_mechanism

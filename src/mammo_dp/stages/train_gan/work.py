@@ -17,7 +17,8 @@ from mammo_dp.engine.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.errors import UserError
 from mammo_dp.files import digest, sha256, to_json, write_atomic
 from mammo_dp.metrics.frechet import frechet_distance
-from mammo_dp.models.classifier import build_backbone
+from mammo_dp.models.backbone import build_backbone
+from mammo_dp.models.features import encoder, inputs_of
 from mammo_dp.models.mcgan import CLASSES, Generator, build_gan, sample
 from mammo_dp.privacy.loss_distribution import cross_check
 from mammo_dp.privacy.noise import randomness_notes
@@ -26,7 +27,6 @@ from mammo_dp.reporting.loss_curves import loss_curves
 from mammo_dp.reporting.mosaic import mosaic
 from mammo_dp.stages.extract_features.work import FEATURES
 from mammo_dp.training import device as devices
-from mammo_dp.training.features import encoder, inputs_of
 from mammo_dp.training.gan_trainer import GanTrainer, check_not_alike, draw_latents, train_gan
 from mammo_dp.training.plans import generator_mechanism, make_generator_plan, mechanism_record
 from mammo_dp.training.units import check_both_classes, units_of

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from mammo_dp.errors import UserError
-from mammo_dp.models import classifier, download
-from mammo_dp.models.classifier import build_backbone, build_head, feature_size
+from mammo_dp.models import backbone as module
+from mammo_dp.models import download
+from mammo_dp.models.backbone import build_backbone, feature_size
+from mammo_dp.models.head import build_head
 from tests.conftest import config_of, shared
 
 
@@ -78,7 +80,7 @@ def test_no_network_is_one_sentence(monkeypatch, tmp_path):
 
     monkeypatch.setattr(download.socket, "getaddrinfo", no_network)
     monkeypatch.setattr(download.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(classifier.huggingface_hub, "try_to_load_from_cache", lambda *a: None)
+    monkeypatch.setattr(module.huggingface_hub, "try_to_load_from_cache", lambda *a: None)
     with pytest.raises(
         UserError, match=r"swin_tiny_patch4_window7_224.*model\.safetensors.*classifier\.weights=FILE"
     ):
@@ -91,7 +93,7 @@ def test_downloaded_weights_are_loaded_strictly(monkeypatch, tmp_path):
     source = build_backbone(config_of("classifier=mobilenetv2", "classifier.weights=none").classifier)
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(
-        classifier.huggingface_hub, "try_to_load_from_cache", lambda *a: str(tmp_path / "model.safetensors")
+        module.huggingface_hub, "try_to_load_from_cache", lambda *a: str(tmp_path / "model.safetensors")
     )
     words = ("classifier=mobilenetv2", "classifier.init_seed=9")
     loaded = build_backbone(config_of(*words).classifier)

@@ -8,7 +8,7 @@ import torch
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Store
 from mammo_dp.files import Cache
-from mammo_dp.training.spaces import FeatureSpace, open_space
+from mammo_dp.models.feature_spaces import FeatureSpace, open_space
 from tests.conftest import config_of
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from mammo_dp.errors import UserError
 from mammo_dp.models import download
-from mammo_dp.models.extractors import build_inception, build_radimagenet
+from mammo_dp.models.feature_spaces import build_inception, build_radimagenet
 
 
 class RadImageNetLayout(nn.Module):

@@ -2,24 +2,29 @@
 
 import hashlib
 import importlib.metadata
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from safetensors.torch import load_file, save
+from torch import nn
 
 from mammo_dp.config import Config
 from mammo_dp.config.schema import Classifier
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.engine.progress import track
+from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity, to_json, write_atomic
 from mammo_dp.metrics import radiomics
-from mammo_dp.models.classifier import build_backbone
-from mammo_dp.models.extractors import RADIMAGENET, build_inception, build_radimagenet
-from mammo_dp.training.features import all_flips, encoder, inputs_of
+from mammo_dp.models.backbone import build_backbone, fit_weights, read_weights
+from mammo_dp.models.download import check_reachable
+from mammo_dp.models.features import all_flips, encoder, inputs_of
 
 VERSION = 1  # raised when the code measures otherwise
 Measure = Callable[[np.ndarray], torch.Tensor]  # (n, size, size) uint8 -> (n, flips or 1, d)
@@ -138,3 +143,77 @@ def _in_chunks(
     size = config.runtime.batch_size
     starts = range(0, len(images), size)
     return torch.cat([of(images[start : start + size]) for start in track(starts, f"features of {name}")])
+
+
+# --- networks that only measure: torch-fidelity's Inception, RadImageNet's ResNet-50 --------------------------------
+
+RADIMAGENET = "resnet50"
+RADIMAGENET_SOURCE = "https://github.com/BMEII-AI/RadImageNet"  # "RadImageNet models", Pytorch, ResNet50.pt
+# its backbone is a Sequential of torchvision's children: conv1, bn1, relu, maxpool, layer1 to layer4
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+def build_inception(
+    weights: str, device: torch.device | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(n, 3, h, w) uint8 -> (n, 2048) pooled features of the Inception-v3 that FID is defined by.
+
+    weights: "download" or a file. Raises UserError, with the file to fetch, if they are neither here nor to be had.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+    path = _downloaded(URL_INCEPTION_V3) if weights == "download" else Path(weights)
+    advice = f"fetch {URL_INCEPTION_V3} and set evaluation.inception_weights=FILE"
+    if not path.is_file():
+        raise UserError(f"the space inception is left out: {weights} is not a file; {advice}")
+    try:
+        torch.load(
+            path, map_location="cpu", weights_only=True
+        )  # the library's own load would run code in the file
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+    except Exception as error:  # torch.load raises errors of many kinds for bytes that are no state dict
+        raise UserError(
+            f"the space inception is left out: its weights cannot be used ({type(error).__name__}); {advice}"
+        ) from None
+    network.to(device)
+    return lambda images: network(images.to(device))[0].cpu()
+
+
+def _downloaded(url: str) -> Path:
+    """torch.hub's copy of a file, fetched if it is not there yet."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
+    if path.is_file():
+        return path
+    try:
+        check_reachable(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.split("-")[-1], progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the space inception is left out: its weights could not be downloaded ({type(error).__name__}); with a "
+            f"network run again with force=true, or fetch {url} and set evaluation.inception_weights=FILE"
+        ) from None
+    return path
+
+
+def build_radimagenet(weights: str | None) -> nn.Module:
+    """ResNet-50 trained on RadImageNet, frozen: (n, 3, 224, 224) inputs scaled to [-1, 1] -> (n, 2048) features.
+
+    weights: a file in RadImageNet's own layout for PyTorch or in torchvision's. Raises UserError, with the file to
+    fetch.
+    """
+    advice = f"fetch ResNet50.pt from {RADIMAGENET_SOURCE} (PyTorch models) and set evaluation.radimagenet_weights=FILE"
+    if weights is None or not Path(weights).is_file():
+        raise UserError(f"the space radimagenet is left out: its weights are not here; {advice}")
+    try:
+        stored = {_renamed(key): tensor for key, tensor in read_weights(Path(weights)).items()}
+        backbone = timm.create_model(RADIMAGENET, pretrained=False, num_classes=0)
+        fit_weights(backbone, stored, name=RADIMAGENET)
+    except UserError as error:
+        raise UserError(f"the space radimagenet is left out: {error}; {advice}") from None
+    return backbone.eval().requires_grad_(False)
+
+
+def _renamed(key: str) -> str:
+    found = re.fullmatch(r"(?:module\.)?backbone\.(\d)\.(.+)", key)
+    return f"{CHILDREN.get(found[1], found[1])}.{found[2]}" if found else key

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mammo_dp.errors import UserError
-from mammo_dp.models.stages import StageFeatures
+from mammo_dp.models.backbone import StageFeatures
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_050", "swin_tiny_patch4_window7_224"])

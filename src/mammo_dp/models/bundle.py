@@ -1,4 +1,8 @@
-"""A trained classifier as it was saved: what its file says of itself, and the networks built again."""
+"""A trained classifier in files: what it says of itself, what of its configuration is published, how it is read again.
+
+A finished run and an exported bundle have the same form: head.safetensors, and backbone.safetensors where the backbone
+was trained, each with the record of `model_record` as metadata.
+"""
 
 import json
 from dataclasses import dataclass
@@ -9,12 +13,72 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from mammo_dp.config import Config
 from mammo_dp.config.schema import Classifier
 from mammo_dp.engine.artifacts import Artifact, Store
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity
 from mammo_dp.layers import Affine
-from mammo_dp.models.classifier import BACKBONE, HEAD, build_backbone, take_norm
+from mammo_dp.models.backbone import build_backbone, take_norm
+
+# of a trained classifier; the backbone where it was trained too
+HEAD, BACKBONE = "head.safetensors", "backbone.safetensors"
+# of a recipe, what its head cannot be used without
+USED_BY_HEAD = ("head", "hidden", "normalize_features", "test_flips")
+
+
+def model_record(config: Config, cache: Cache) -> dict[str, Any]:
+    """What is needed to use the weights: how inputs are made, which backbone, which head. No path, nothing private."""
+    classifier, recipe = config.classifier, config.recipe
+    record = {
+        "patches": config.patches.model_dump(),
+        "classifier": classifier.backbone_settings | {"trainable": classifier.trainable},
+        "recipe": recipe.model_dump(include=set(USED_BY_HEAD)),
+        "backbone": weights_name(classifier, cache),
+        "precision": config.runtime.precision,
+    }
+    if classifier.trains_backbone or config.experiment.continues_synpre:
+        record["backbone"] = BACKBONE
+    return record
+
+
+def weights_name(classifier: Classifier, cache: Cache) -> str:
+    """The backbone's weights in a word: imagenet, random with its seed, or the SHA-256 of their file."""
+    if classifier.weights_file is not None:
+        return f"sha256 {file_identity(classifier.weights_file, cache)}"
+    return str(classifier.named_weights)
+
+
+def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
+    """The configuration that may leave: no path, no seed of training, nothing of the machine."""
+    weights = config.classifier.weights_file
+    public = {"imagenet": "imagenet", "none": "random"}.get(config.classifier.weights, "a file of its own")
+    settings: dict[str, Any] = {
+        "dataset": config.dataset.name,
+        "split": config.dataset.split,
+        "precision": config.runtime.precision,
+        "experiment": config.experiment.name,
+        "patches": config.patches.model_dump(),
+        "classifier": config.classifier.model_dump(exclude={"cache_features"}) | {"weights": public},
+        "recipe": config.recipe.model_dump(),
+        "privacy": config.privacy.model_dump(exclude={"require"}) | {"public_count": config.public_count},
+    }
+    if config.classifier.trains_backbone or config.experiment.continues_synpre:
+        settings["classifier"]["trained"] = BACKBONE
+    if config.experiment.continues_synpre:
+        settings["pretraining"] = config.pretraining.model_dump()
+    if weights is not None:  # of public pre-training; without it the head cannot be used
+        settings["classifier"]["weights_sha256"] = file_identity(weights, cache)
+    if config.experiment.name != "real":
+        settings["synthetic"] = config.synthetic.model_dump(exclude={"root", "seed"})
+    if config.trains_gan:
+        settings["gan"] = config.gan.model_dump(exclude={"seed"})
+        settings["gan"]["privacy"] |= {"public_count": config.generator_count}
+        if not config.gan.privacy.is_private:
+            settings["gan"]["privacy"] = {"epsilon": "inf"}
+    if not config.privacy.is_private:
+        settings["privacy"] = {"epsilon": "inf", "unit": config.privacy.unit}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -23,7 +87,7 @@ class Saved:
 
     folder: Path
     artifact: Artifact | None  # of a run; its files are checked against its manifest
-    record: dict[str, Any]  # `models.classifier.model_record`
+    record: dict[str, Any]  # `model_record`
 
     @classmethod
     def open(cls, folder: Path) -> "Saved":

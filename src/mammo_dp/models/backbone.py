@@ -1,33 +1,24 @@
-"""The classifier: a backbone of timm and a head on its pooled features."""
+"""The backbone: built from timm, weights loaded strictly, its last normalisation taken out, what of it trains."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import group_parameters
 from torch import nn
+from torch.nn import functional
 
-from mammo_dp.config import Config
-from mammo_dp.config.schema import Classifier, Recipe
+from mammo_dp.config.schema import Classifier
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache, file_identity
 from mammo_dp.layers import Affine
 from mammo_dp.models.download import check_reachable
-from mammo_dp.models.stages import StageFeatures
 
-HEAD, BACKBONE = (
-    "head.safetensors",
-    "backbone.safetensors",
-)  # of a trained classifier; the backbone where it was trained too
 HUB_FILE = "model.safetensors"
-# of a recipe, what its head cannot be used without
-USED_BY_HEAD = ("head", "hidden", "normalize_features", "test_flips")
-CLASSES = 2  # benign 0, malignant 1
 LAST_NORMS = ("norm", "head.norm", "fc_norm")  # timm's names
 
 
@@ -92,49 +83,6 @@ def _submodule(backbone: nn.Module, name: str) -> nn.Module | None:
         return backbone.get_submodule(name)
     except AttributeError:
         return None
-
-
-def build_head(recipe: Recipe, *, features: int, seed: int) -> nn.Sequential:
-    """The trainable part: `linear` is Linear(d, 2); `mlp` is the paper's Linear(d, h), LeakyReLU(0.2), Linear(h, 2)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if recipe.head == "linear":
-            head = nn.Sequential(nn.Linear(features, CLASSES))
-        else:
-            hidden = recipe.hidden or features // 2
-            head = nn.Sequential(nn.Linear(features, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, CLASSES))
-    if recipe.zero_init:
-        for parameter in head.parameters():
-            nn.init.zeros_(parameter)
-    return head
-
-
-def class_difference(layer: nn.Linear) -> torch.Tensor:
-    """(d + 1,) weights, and last the bias, of malignant less those of benign: all that a score depends on."""
-    both = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
-    return both[1] - both[0]
-
-
-def model_record(config: Config, cache: Cache) -> dict[str, Any]:
-    """What is needed to use the weights: how inputs are made, which backbone, which head. No path, nothing private."""
-    classifier, recipe = config.classifier, config.recipe
-    record = {
-        "patches": config.patches.model_dump(),
-        "classifier": classifier.backbone_settings | {"trainable": classifier.trainable},
-        "recipe": recipe.model_dump(include=set(USED_BY_HEAD)),
-        "backbone": weights_name(classifier, cache),
-        "precision": config.runtime.precision,
-    }
-    if classifier.trains_backbone or config.experiment.continues_synpre:
-        record["backbone"] = BACKBONE
-    return record
-
-
-def weights_name(classifier: Classifier, cache: Cache) -> str:
-    """The backbone's weights in a word: imagenet, random with its seed, or the SHA-256 of their file."""
-    if classifier.weights_file is not None:
-        return f"sha256 {file_identity(classifier.weights_file, cache)}"
-    return str(classifier.named_weights)
 
 
 def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
@@ -239,3 +187,60 @@ def _imagenet_file(backbone: str) -> Path:
             f"the ImageNet weights of {backbone} could not be downloaded ({type(error).__name__}); with a network run "
             f"again, or fetch {endpoint}/{config.hf_hub_id}/resolve/main/{HUB_FILE} and give classifier.weights=FILE"
         ) from None
+
+
+# --- features of every stage ---------------------------------------------------------------------------------------
+
+
+class StageFeatures(nn.Module):
+    """(n, 3, s, s) -> (n, d): pooled maps of all stages and the backbone's own features, one after the other.
+
+    Each part is layer-normalised and scaled to unit length by itself, so that none drowns the others; that looks at one
+    image alone and costs no privacy. Linear heads on intermediate features: Evci et al. 2022 (Head2Toe).
+    """
+
+    def __init__(self, backbone: nn.Module, *, input_size: int) -> None:
+        super().__init__()
+        if not hasattr(backbone, "forward_intermediates"):
+            raise UserError(
+                f"classifier.features=stages needs a backbone with stages, and {type(backbone).__name__} does "
+                "not; use classifier.features=last"
+            )
+        self.backbone = backbone
+        with torch.no_grad():
+            self.num_features = self(torch.zeros(1, 3, input_size, input_size)).shape[1]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        last, maps = self.backbone.forward_intermediates(inputs)  # type: ignore[operator]
+        parts = [m.mean(dim=(2, 3)) for m in maps] + [self.backbone.forward_head(last)]  # type: ignore[operator]
+        parts = [functional.normalize(functional.layer_norm(p, p.shape[-1:]), dim=-1) for p in parts]
+        return torch.cat(parts, dim=1)
+
+
+# --- which parameters train -----------------------------------------------------------------------------------------
+
+
+def set_trained(backbone: nn.Module, head: nn.Module, trainable: str) -> None:
+    """Let those parameters have gradients and no other. The head always trains.
+
+    last_stage: the last of timm's coarse groups that holds more than a normalisation, and all behind it (a Swin's
+    `layers.3` and `norm`). bias: every parameter that is called so (Bu et al. 2022, BiTFiT).
+    """
+    backbone.requires_grad_(trainable == "all")
+    head.requires_grad_(True)
+    if trainable == "last_stage":
+        names = _last_stage(backbone)
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in names)
+    if trainable == "bias":
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name.rpartition(".")[2] == "bias")
+
+
+def _last_stage(backbone: nn.Module) -> set[str]:
+    groups = list(group_parameters(backbone, backbone.group_matcher(coarse=True)).values())  # type: ignore[operator]
+    sizes = {name: parameter.ndim for name, parameter in backbone.named_parameters()}
+    for first in reversed(range(len(groups))):
+        if any(sizes[name] > 1 for name in groups[first]):
+            return {name for group in groups[first:] for name in group}
+    return set(sizes)
