@@ -1,4 +1,4 @@
-"""`stage=export`: a finished classifier -> the bundle that may leave the building."""
+"""`stage=export`: a finished classifier -> the bundle that may be published."""
 
 from mammo_dp.engine.stage import Input, Stage
 from mammo_dp.stages.extract_features import synpre_input

@@ -1,4 +1,4 @@
-"""`stage=export`: a finished classifier -> `bundle/`, the only folder that may leave the building.
+"""`stage=export`: a finished classifier -> `bundle/`, the only folder that may be published.
 
 The bundle is built from an allow-list: weights, configuration, privacy statement, model card. Everything in it is a
 function of the configuration and of the noisy sums that training released; no size, hash, name, loss, score or random
