@@ -8,4 +8,4 @@ make_environment test
 "$PY" -m ruff format --check src tests benchmarks scripts
 [ "${1:-}" = unit ] && { shift; set -- -m unit "$@"; }
 "$PY" -m basedpyright --pythonpath "$PY"
-exec "$PY" -m pytest -n 2 --dist loadfile "$@"
+exec "$PY" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -25,6 +25,10 @@ AS_IT_IS = Preparation(normalize=False)
 UNIT_LENGTH = Preparation(normalize=True)
 
 
+LONGEST_FIRST = (  # so that no worker begins one of them when the other has nothing left to do
+    "mutations/", "privacy/test_non_interference", "engine/test_sweep", "readers/test_cbis_ddsm", "training/test_build",
+    "audit/test_faults", "stages/", "privacy/test_low_bits", "training/test_gan", "training/test_network",
+)  # fmt: skip
 WHOLE_COMMANDS = {"built", "small", "place", "fresh"}  # fixtures of tests that run commands
 
 
@@ -34,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow") is None:
             commands = WHOLE_COMMANDS & set(getattr(item, "fixturenames", ()))
             item.add_marker("integration" if commands else "unit")
+    items.sort(key=lambda item: next((n for n, part in enumerate(LONGEST_FIRST) if part in item.nodeid), 99))
 
 
 def pytest_configure() -> None:
