@@ -295,8 +295,8 @@ class Privacy(Section):
     accountant: Literal["prv", "rdp", "gdp"] = "prv"
     """Of Poisson sampling. Full batches use the exact Gaussian formula; gdp names it and holds nowhere else."""
     randomness: Randomness = "seeded"
-    """seeded: reproducible, and whoever knows the seed can remove the noise. secure: from the operating system; needed
-    for a release (docs/sharp_edges.md)."""
+    """seeded: reproducible, and anyone who knows the seed can remove the noise. secure: from the operating system;
+    needed for a release (docs/sharp_edges.md)."""
     public_count: int | None = Field(None, gt=0)
     """Published number of training units. null: that of the dataset."""
     require: float | None = Field(None, gt=0)

@@ -77,7 +77,7 @@ class Stage(ABC):
     def events(self, config: Config, cache: Cache) -> Iterable[Event]:
         """What it does to private data, from the configuration alone; the events of its inputs are added.
 
-        It has no default, so that whoever adds a stage must say it, and a claim can be refused before anything runs.
+        It has no default, so that every stage states it, and a claim can be refused before anything runs.
         """
 
     def assumptions(self, config: Config) -> Iterable[str]:

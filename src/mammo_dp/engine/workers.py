@@ -72,7 +72,7 @@ def each(
 
 
 def _alone(function: Callable[[Item], Result], item: Item) -> Result | None:
-    """function(item) in a process of its own, or None if that process crashes."""
+    """function(item) in a separate process, or None if that process crashes."""
     pool = _pool(1)
     try:
         return pool.submit(function, item).result()

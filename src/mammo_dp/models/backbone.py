@@ -195,7 +195,7 @@ def _imagenet_file(backbone: str) -> Path:
 class StageFeatures(nn.Module):
     """(n, 3, s, s) -> (n, d): pooled maps of all stages and the backbone's own features, one after the other.
 
-    Each part is layer-normalised and scaled to unit length by itself, so that none drowns the others; that looks at one
+    Each part is layer-normalised and scaled to unit length by itself, so that no part dominates; that looks at one
     image alone and costs no privacy. Linear heads on intermediate features: Evci et al. 2022 (Head2Toe).
     """
 
