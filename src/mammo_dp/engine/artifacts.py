@@ -300,6 +300,7 @@ class Mask:
         return text
 
 
+@cache
 def environment() -> dict[str, Any]:
     """What produced an artifact, beyond its settings: git commit, package versions, machine."""
     versions = {}

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -40,7 +40,6 @@ class Launch(Protocol):
     """Seconds between two looks at what is running."""
 
     def start(self, overrides: list[str]) -> Pending: ...
-    def restart(self) -> None: ...
     def close(self, *, lost: bool) -> None: ...
 
 
@@ -56,7 +55,7 @@ def run_all(
     a time; a run that is lost alone is given up, and takes no other along.
     """
     waiting = {node.folder: node for node in nodes}
-    running: dict[Path, Pending] = {}
+    running: dict[Path, tuple[Node, Pending]] = {}
     suspects: set[Path] = set()  # lost once
     failed: set[Path] = set()
     lost = False
@@ -70,37 +69,33 @@ def run_all(
                 elif _has_room(folder, running, suspects, launch.most) and not any(
                     step.folder in waiting or step.folder in running for step in steps
                 ):
-                    running[folder] = launch.start(overrides[folder])
-                    del waiting[folder]
-            ended = [folder for folder, pending in running.items() if pending.done()]
+                    running[folder] = waiting.pop(folder), launch.start(overrides[folder])
+            ended = [folder for folder, (_, pending) in running.items() if pending.done()]
             if not ended and running:
                 time.sleep(launch.wait)
-            broken_pool = False
             for folder in ended:
-                pending = running.pop(folder)
-                node = next(node for node in nodes if node.folder == folder)
+                node, pending = running.pop(folder)
+                crashed = False
                 try:
                     pending.result()
                 except BrokenProcessPool:
-                    broken_pool = True
+                    crashed = True
                 except Exception:  # a run that fails has said so itself; a job of a cluster may be lost
                     lost = lost or not node.has_failed()
                 if node.artifact() is not None:
                     continue
-                if broken_pool and not node.has_failed() and folder not in suspects:
+                if crashed and not node.has_failed() and folder not in suspects:
+                    say(f"{node.name}: a sweep worker crashed; this run is tried again, alone")
                     waiting[folder] = node
                     suspects.add(folder)
                 else:
                     failed.add(folder)
-            if broken_pool:
-                say("a sweep worker crashed; what it was doing is tried again")
-                launch.restart()
     finally:
         launch.close(lost=lost or bool(running))
     return failed
 
 
-def _has_room(folder: Path, running: Mapping[Path, Pending], suspects: set[Path], most: int | None) -> bool:
+def _has_room(folder: Path, running: Collection[Path], suspects: set[Path], most: int | None) -> bool:
     """Whether a run may start now. One that was lost with its process runs alone."""
     if folder in suspects:
         return not running
@@ -134,7 +129,6 @@ class _Serial:
             future.set_exception(error)
         return future
 
-    def restart(self) -> None: ...
     def close(self, *, lost: bool) -> None: ...
 
 
@@ -146,17 +140,22 @@ class _Processes:
     def __init__(self, processes: int, job: Job) -> None:
         self.most: int | None = processes
         self.job = job
-        self.restart()
+        self.pool = self._new_pool(processes)
 
     def start(self, overrides: list[str]) -> Pending:
-        return self.pool.submit(self.job, overrides)
+        try:
+            return self.pool.submit(self.job, overrides)
+        except BrokenProcessPool:  # one of its processes has crashed since
+            assert self.most is not None
+            self.pool = self._new_pool(self.most)
+            return self.pool.submit(self.job, overrides)
 
-    def restart(self) -> None:
-        assert self.most is not None
-        threads = max(1, usable_cores() // self.most)
+    @staticmethod
+    def _new_pool(processes: int) -> ProcessPoolExecutor:
+        threads = max(1, usable_cores() // processes)
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(
-            self.most, mp_context=context, initializer=_begin_worker, initargs=(threads,)
+        return ProcessPoolExecutor(
+            processes, mp_context=context, initializer=_begin_worker, initargs=(threads,)
         )
 
     def close(self, *, lost: bool) -> None:
@@ -213,8 +212,6 @@ class _Submitit:
 
     def start(self, overrides: list[str]) -> Pending:
         return self.executor.submit(self.job, overrides)
-
-    def restart(self) -> None: ...
 
     def close(self, *, lost: bool) -> None:
         """The job files hold paths of outside data; jobs that still run, and a reader of a lost one, need them."""
