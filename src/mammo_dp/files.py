@@ -5,6 +5,7 @@ its tables, a weights file by its bytes.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -13,6 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+@cache
+def package_version(name: str) -> str:
+    """Of an installed distribution, looked up once: it takes milliseconds."""
+    return importlib.metadata.version(name)
+
 
 # --- hashing and JSON -------------------------------------------------------------------------------------------
 

@@ -82,4 +82,5 @@ def _divergences(rate: float, sigma: float, level: int) -> np.ndarray:
 
 def epsilons(mu: np.ndarray, *, delta: float) -> np.ndarray:
     """(units,) epsilon at `delta` of each mu."""
-    return np.array([gaussian_epsilon(float(value), delta=delta) for value in mu])
+    values, place = np.unique(mu, return_inverse=True)
+    return np.array([gaussian_epsilon(float(value), delta=delta) for value in values])[place]

@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, NamedTuple, get_args
 
-from mammo_dp.files import Cache
+from mammo_dp.files import Cache, package_version
 from mammo_dp.privacy.events import COHORTS, Adjacency, Cohort, Event, Unit
 from mammo_dp.privacy.gaussian import gaussian_advantage, gaussian_epsilon, gaussian_true_positive_rate
 
@@ -119,7 +118,7 @@ class Ledger:
         mechanisms = [
             (e.mechanism.__dict__, e.unit, e.accountant, e.adjacency) for e in events if e.mechanism
         ]
-        libraries = (version("opacus"), version("dp-accounting"))
+        libraries = (package_version("opacus"), package_version("dp-accounting"))
         images = (self.most_images or 1) if _needs_images(events, unit) else 1
         key = ("bound", libraries, sorted(mechanisms, key=str), unit, self.delta, images)
         found = self.cache.get(*key)

@@ -6,14 +6,13 @@ Nothing here shares code with Opacus. All distributions are pessimistic: what th
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from importlib.metadata import version
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as pld
 from scipy.stats import binom
 
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache
+from mammo_dp.files import Cache, package_version
 from mammo_dp.privacy.accounting import epsilon, opacus_epsilon
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.gaussian import gaussian_epsilon, root
@@ -76,7 +75,7 @@ def composed(parts: Sequence[Grouped]) -> pld.PrivacyLossDistribution:
 
 def pld_epsilon(mechanism: Mechanism, *, delta: float, group: int = 1, cache: Cache) -> float:
     """The epsilon that a mechanism spends at `delta`, for `group` records at a time."""
-    key = ("pld", version("dp-accounting"), mechanism.__dict__, delta, group)
+    key = ("pld", package_version("dp-accounting"), mechanism.__dict__, delta, group)
     found = cache.get(*key)
     if found is None:
         found = composed([(mechanism, group)]).get_epsilon_for_delta(delta)
@@ -98,7 +97,7 @@ def cross_check(mechanism: Mechanism, *, delta: float, cache: Cache) -> dict[str
     more than TOLERANCE, or if any lies more than TOLERANCE below PLD.
     """
     tight = "gaussian" if mechanism.is_full_batch else "prv"
-    key = ("accountants", version("opacus"), version("dp-accounting"), mechanism.__dict__, delta)
+    key = ("accountants", package_version("opacus"), package_version("dp-accounting"), mechanism.__dict__, delta)
     found = cache.get(*key)
     if found is None:
         found = {
