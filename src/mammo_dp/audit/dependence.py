@@ -5,6 +5,8 @@ and under replayed noise a run with other data in place of one unit must end in 
 weights of linear heads are checked for the noise that they should carry.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,25 +45,30 @@ def dependence(trainer: ClassifierTrainer) -> Dependence:
     few = isinstance(trainer, NetworkTrainer)  # whose gradients take a second an image
     alone = largest[trainer.units.sizes[largest] > 0][: LEFT_OUT if few else ALONE]
     together = alone if few else torch.arange(len(trainer.units))
-    recipe, state = trainer.recipe, trainer.batches_rng.get_state()
-    if (
-        recipe.flips == "random"
-    ):  # drawn one after the other for all images of a batch: other flips, not a leak
-        trainer.recipe = recipe.model_copy(update={"flips": "none"})
-    try:
+    with _without_draws(trainer):
         sums = {int(number): trainer.private_sum(number[None]) for number in alone}
         clip = next(iter(sums.values())).clip if sums else 1.0
         longest = max((_norm(total.blocks, total.step) / clip for total in sums.values()), default=0.0)
         random_layers = isinstance(trainer, HeadTrainer) and trainer.source.layers_rng is not None
         left_out = {number: sums[number] for number in list(sums)[:LEFT_OUT]}
         defect = None if random_layers else _defect(trainer, together, left_out)
-    finally:
-        trainer.recipe = recipe
-        trainer.batches_rng.set_state(state)
     linear = (
         isinstance(trainer, HeadTrainer) and len(trainer.head) == 1 and isinstance(trainer.head[0], nn.Linear)
     )
     return Dependence(longest, defect, exact=linear or trainer.randomness.secure)
+
+
+@contextmanager
+def _without_draws(trainer: ClassifierTrainer) -> Iterator[None]:
+    """Inside, sums draw nothing: flips that are drawn one after the other for a batch would differ without a leak."""
+    recipe, state = trainer.recipe, trainer.batches_rng.get_state()
+    if recipe.flips == "random":
+        trainer.recipe = recipe.model_copy(update={"flips": "none"})
+    try:
+        yield
+    finally:
+        trainer.recipe = recipe
+        trainer.batches_rng.set_state(state)
 
 
 def _defect(trainer: ClassifierTrainer, everyone: torch.Tensor, sums: dict[int, GridSum]) -> float:
@@ -95,6 +102,24 @@ class Replay:
             self.noisy.append(self.noise.added(values, scale))
             return self.noisy[-1]
         return self.noisy.pop(0)
+
+
+def differing_sums(first: ClassifierTrainer, second: ClassifierTrainer, *, changed: int) -> int:
+    """Entries that differ between the sums of all units but `changed`, before the first step.
+
+    second: as in `differing_weights`. What was learnt from all units, a mean of their features say, shows here. Of a
+    network's units a few are summed; with random layers nothing is.
+    """
+    if isinstance(first, HeadTrainer) and first.source.layers_rng is not None:
+        return 0
+    others = torch.tensor([n for n in range(len(first.units)) if n != changed])
+    if isinstance(first, NetworkTrainer):
+        others = others[:LEFT_OUT]
+    sums = []
+    for trainer in (first, second):
+        with _without_draws(trainer):
+            sums.append(trainer.private_sum(others).blocks)
+    return sum(int((a != b).sum()) for a, b in zip(*sums, strict=True))
 
 
 def differing_weights(first: ClassifierTrainer, second: ClassifierTrainer) -> int:

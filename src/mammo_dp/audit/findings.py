@@ -107,7 +107,8 @@ def checks(canaries: Canaried | None, *, each: float) -> dict[str, dict[str, Any
         }  # fmt: skip
     found["pairs"] = {
         "differing_weights": canaries.differing, "passed": canaries.differing == 0,
-        "fault": "under the same noisy sums the weights depend on a unit's data: something passes by the noise",
+        "fault": "other units' sums, or the weights under the same noisy sums, depend on a unit's data: something "
+        "passes by the noise",
     }  # fmt: skip
     if canaries.weights is not None:
         p = float(chi2.cdf(*canaries.weights))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mammo_dp.audit.canaries import Canaries, with_room
-from mammo_dp.audit.dependence import dependence, differing_weights, noise_in_weights
+from mammo_dp.audit.dependence import dependence, differing_sums, differing_weights, noise_in_weights
 from mammo_dp.audit.residuals import TESTS
 from mammo_dp.audit.retrains import Rows, retrain
 from mammo_dp.data.transforms import FLIPS
@@ -143,7 +143,8 @@ def with_canaries(
 
 
 def pair(task: Task, inputs: Mapping[str, Artifact], randomness: Randomness) -> dict[str, torch.Tensor]:
-    """Weights that differ between two runs of the real trainer under the same noisy sums (`differing_weights`).
+    """Weights that differ between two runs of the real trainer under the same noisy sums, and entries of the other
+    units' first sum (`differing_weights`, `differing_sums`).
 
     The second run has no member of the largest unit: its images are black, their labels flipped and their features zero
     wherever anything may read them.
@@ -165,7 +166,8 @@ def pair(task: Task, inputs: Mapping[str, Artifact], randomness: Randomness) -> 
     with tempfile.TemporaryDirectory() as folder:
         blank = _blanked(inputs, gone, Path(folder))
         second = _started(replace(task, patches=patches, units=units), blank, randomness, noise_fraction=1.0)
-        return {"differing": torch.tensor(differing_weights(first, second))}
+        found = differing_sums(first, second, changed=largest)
+        return {"differing": torch.tensor(found + differing_weights(first, second))}
 
 
 @dataclass(frozen=True)
