@@ -21,6 +21,7 @@ TRAINED = {
     "last_stage": "last stage and head",
     "bias": "every bias and the head",
 }
+PUBLIC = ", public preparation"  # of a setup's name
 COLUMNS = pd.Index(["source", "patient", "malignant", "p_malignant"])  # of it, those that are read here
 
 
@@ -29,7 +30,8 @@ class Run:
     """One finished classifier.
 
     `comparison_key` is what all setups of a table share: data, backbone, weights. `recipe` is the rest of a study;
-    synpre has none (it trains by its own), and that of synpre_realft is known but for its head, `headless_recipe`.
+    synpre has none (it trains by its own), nor has one behind a public preparation, and that of synpre_realft is known
+    but for its head, `headless_recipe`.
     """
 
     comparison_key: str
@@ -77,7 +79,9 @@ class Run:
         loose = fingerprint({k: v for k, v in recipe.items() if k not in ("head", "hidden")})
         predictions = pd.read_csv(artifact.path(PREDICTIONS), dtype={"patient": str}, keep_default_na=False)
         metrics = artifact.read_json("metrics.json")
-        pretrained = experiment == "synpre"
+        # public preparation is a setup beside the paper's, in every table of the same data and backbone
+        public = settings["recipe"].get("components") is not None
+        pretrained = experiment == "synpre" or public
         released = _released(manifest["privacy"], cache)
         return cls(
             comparison_key=fingerprint(
@@ -92,7 +96,7 @@ class Run:
             headless_recipe=None if pretrained else loose,
             setting=fingerprint({**one_row, "inputs": inputs, "continues": before}),
             title=_title(config, manifest["backbone"]),
-            experiment=experiment,
+            experiment=f"{experiment}{PUBLIC}" if public else experiment,
             epsilon=float(privacy["epsilon"]),
             privacy=", ".join(_words(manifest["privacy"], norm, synthetic, settings, before)),
             seed=settings["seed"],

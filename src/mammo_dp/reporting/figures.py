@@ -9,6 +9,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from mammo_dp.metrics.bootstrap import BINS, bins_of
 from mammo_dp.metrics.classification import IN_TABLE, METRICS
 from mammo_dp.reporting import paper
+from mammo_dp.reporting.collect import PUBLIC
 from mammo_dp.reporting.svg import plt, to_svg
 from mammo_dp.reporting.table1 import SOURCES, Row, Study
 
@@ -18,6 +19,8 @@ COLOURS = {
     "synpre": "#9467bd",
     "real_syn": "#2a9d4b",
     "synpre_realft": "#d1690e",
+    f"real{PUBLIC}": "#c2255c",
+    f"real_syn{PUBLIC}": "#6d4c41",
 }
 MARKERS = "osD^vP*X"
 GRID = np.linspace(0, 1, 101)  # where curves of several seeds are averaged

@@ -12,6 +12,7 @@ from mammo_dp.metrics.classification import IN_TABLE, METRICS
 from mammo_dp.reporting import figures, paper
 from mammo_dp.reporting.details import DETAILS, details
 from mammo_dp.reporting.table1 import (
+    END_TO_END,
     PAPER_SOURCES,
     SOURCES,
     Row,
@@ -67,6 +68,7 @@ def page(
             "audits": _audits(audited[number], study) if number < len(audited) else [],
             "together": together[number] if number < len(together) else [],
             "meanings": [_meaning(row) for row in study.rows],
+            "end_to_end": END_TO_END if any(row.dagger for row in study.rows) else "",
             "has_open_rows": any(row.epsilon == math.inf for row in study.rows),
         }
         for number, study in enumerate(all_studies)
@@ -129,7 +131,7 @@ def _table(study: Study) -> dict[str, Any]:
         lines.append(
             {
                 "row": row,
-                "seeds": f"{len(row.runs)}/{len(study.seeds)} seeds",
+                "seeds": f"{study.seeds_of(row)} seeds",
                 "note": paper.ERRATA_AT.get((row.experiment, row.epsilon), "") if study.has_paper else "",
                 "cells": cells,
                 "headline": rounded_up(row.headline, digits=4).replace("inf", "∞"),

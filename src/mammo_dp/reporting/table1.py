@@ -12,12 +12,14 @@ import pandas as pd
 from mammo_dp.metrics.bootstrap import interval, patient_draws
 from mammo_dp.metrics.classification import IN_TABLE, weighted_metrics
 from mammo_dp.reporting import paper
-from mammo_dp.reporting.collect import Run, group
+from mammo_dp.reporting.collect import PUBLIC, Run, group
 from mammo_dp.rounding import rounded_up
 
 SOURCES = {"cbis_ddsm": "CBIS-DDSM", "bcdr": "BCDR", "toy_cbis": "toy", "toy_bcdr": "toy external"}
 PAPER_SOURCES = ("cbis_ddsm", "bcdr")
-EXPERIMENTS = ("real", "syn", "synpre", "real_syn", "synpre_realft")
+_SETUPS = ("real", "syn", "synpre", "real_syn", "synpre_realft")
+EXPERIMENTS = (*_SETUPS, *(f"{name}{PUBLIC}" for name in _SETUPS))
+END_TO_END = "† The epsilon is end to end: it covers everything that shaped the model."
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Row:
     def headline(self) -> float:
         """End-to-end epsilon of one run; the worst of them."""
         return max(run.headline for run in self.runs)
+
+    @property
+    def dagger(self) -> str:
+        """' †' where the epsilon is end to end (END_TO_END)."""
+        return " †" if math.isfinite(self.epsilon) and math.isfinite(self.headline) else ""
 
     @property
     def seeds(self) -> list[int]:
@@ -127,7 +134,13 @@ class Study:
 
     @property
     def seeds(self) -> set[int]:
-        return {seed for row in self.rows for seed in row.seeds}
+        """Of the paper's setups, or of all rows where there is none of them."""
+        papers = [row for row in self.rows if not row.experiment.endswith(PUBLIC)]
+        return {seed for row in papers or self.rows for seed in row.seeds}
+
+    def seeds_of(self, row: Row) -> str:
+        """'2/3': how many of the study's seeds it has."""
+        return f"{len(row.runs)}/{max(len(self.seeds), len(row.runs))}"
 
     @property
     def missing(self) -> list[str]:
@@ -249,9 +262,9 @@ def frame(study: Study) -> pd.DataFrame:
     lines = []
     for row in study.rows:
         line: dict[str, str] = {
-            "setup": row.setup,
+            "setup": row.setup + row.dagger,
             "epsilon": f"{row.epsilon:g}",
-            "seeds": f"{len(row.runs)}/{len(study.seeds)}",
+            "seeds": study.seeds_of(row),
         }
         for source in study.sources:
             for metric, name in IN_TABLE.items():
@@ -322,7 +335,8 @@ def markdown(all_studies: Iterable[Study], *, narrow: bool = False) -> str:
             "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells
         ]
         lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-        blocks.append(f"### {study.title}\n\n" + "\n".join(lines))
+        note = f"\n\n{END_TO_END}" if any(row.dagger for row in study.rows) else ""
+        blocks.append(f"### {study.title}\n\n" + "\n".join(lines) + note)
     return "\n\n".join(blocks) + "\n"
 
 
