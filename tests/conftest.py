@@ -14,11 +14,12 @@ from filelock import FileLock
 from mammo_dp import cli
 from mammo_dp.config import Config
 from mammo_dp.files import Cache
-from mammo_dp.training.features import Preparation
+from mammo_dp.models.preparation import Preparation
 
 SMALL_TOY = (
     "dataset=toy", "dataset.toy.train_patients=16", "dataset.toy.test_patients=8", "dataset.toy.external_patients=6",
     "dataset.public_count.official={image:36,patient:16}", "classifier=swin_micro", "privacy.delta=0.01",
+    "recipe=paper",
 )  # fmt: skip
 
 AS_IT_IS = Preparation(normalize=False)

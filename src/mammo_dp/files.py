@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+
 @cache
 def package_version(name: str) -> str:
     """Of an installed distribution, looked up once: it takes milliseconds."""

@@ -6,6 +6,7 @@ import torch
 
 from mammo_dp.config.schema import Recipe
 from mammo_dp.models.head import build_head
+from mammo_dp.models.preparation import Preparation
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.sampling import NONE_LEFT, PoissonBatches, Randomness, ShuffledBatches
@@ -13,7 +14,7 @@ from mammo_dp.privacy.units import Units
 from mammo_dp.training.features import CachedFeatures
 from mammo_dp.training.head_trainer import HeadTrainer
 from mammo_dp.training.plans import Plan
-from tests.conftest import UNIT_LENGTH, config_of
+from tests.conftest import config_of
 
 IMAGES, PATIENTS, FEATURES = 80, 60, 40
 MEMBERS = [*([i] for i in range(40)), *([i, i + 1] for i in range(40, 80, 2))]
@@ -42,7 +43,7 @@ def trainer_of(
         members[without] = []
     return HeadTrainer(
         build_head(recipe, features=FEATURES, seed=0),
-        CachedFeatures(table, prepare=UNIT_LENGTH),
+        CachedFeatures(table, prepare=Preparation.of(recipe.model_dump())),
         Units([*members, *([] for _ in range(room))]),
         labels,
         plan=Plan(mechanism.steps, 1, mechanism, first_eligible_step=0, public_count=PATIENTS),

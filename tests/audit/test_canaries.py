@@ -11,7 +11,7 @@ from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
 from mammo_dp.training.features import CachedFeatures
-from mammo_dp.training.head_trainer import HeadTrainer, PublicSet
+from mammo_dp.training.head_trainer import HeadTrainer
 from mammo_dp.training.plans import Plan
 from tests.conftest import UNIT_LENGTH, config_of
 
@@ -32,11 +32,18 @@ def attacked(claimed: Mechanism, *, noise: float = 1.0, public: bool = False, se
         CachedFeatures(torch.randn(IMAGES, 4, FEATURES, generator=g), prepare=UNIT_LENGTH),
         with_room(Units.of_each(range(IMAGES)), COUNT),
         torch.randint(2, (IMAGES,), generator=g),
-        plan=Plan(claimed.steps, 1, given, first_eligible_step=0, public_count=IMAGES),
+        plan=Plan(
+            claimed.steps,
+            1,
+            given,
+            first_eligible_step=0,
+            public_count=IMAGES,
+            private_share=IMAGES / (IMAGES + 4) if public else 1.0,
+        ),
         recipe=recipe,
         randomness=Randomness(secure=False, seed=seed, run="audit"),
         device=torch.device("cpu"),
-        public=PublicSet(Units.of_each(range(4)), 1.0) if public else None,
+        public=Units.of_each(range(4)) if public else None,
     )
     generator = torch.Generator().manual_seed(seed)
     canaries = Canaries(trainer, claimed, count=COUNT, clip=recipe.max_grad_norm, generator=generator)

@@ -11,6 +11,8 @@ NEEDED = {
     "syn": ("synthetic=release", "privacy.epsilon=inf"),
     "synpre": ("synthetic=release", "privacy.epsilon=inf"),
     "real_syn": ("synthetic=release",),
+    "patches": ("public.root=/images",),
+    "mammograms": ("public.root=/images",),
 }
 
 
@@ -23,7 +25,7 @@ def test_every_group_choice_composes():
 
 
 def test_paper_recipe_is_the_paper():
-    recipe = config_of().recipe
+    recipe = config_of("recipe=paper").recipe
     assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.lr) == ("paper", 300, 128, 1e-5)
     assert (recipe.weight_decay, recipe.label_smoothing, recipe.max_grad_norm) == (1e-8, 0.1, 1.0)
     assert (recipe.select, recipe.flips, recipe.test_flips) == ("best_val", "random", False)
@@ -84,8 +86,8 @@ def test_one_bad_job_refuses_all():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("privacy.adjacency=replace",), "full batches only"),
-        (("privacy.accountant=gdp",), "can underestimate"),
+        (("recipe=paper", "privacy.adjacency=replace"), "full batches only"),
+        (("recipe=paper", "privacy.accountant=gdp"), "can underestimate"),
         (("stage=train_classifier", "experiment=syn", "synthetic=release"), "privacy.epsilon=inf"),
         (("stage=train_classifier", "experiment=real_syn", "synthetic.per_class=0"), "greater than 0"),
         (
@@ -122,7 +124,7 @@ def test_what_cannot_be_accounted_is_refused(words, expected):
 def test_full_batches_take_every_adjacency_and_the_exact_formula():
     for word in ("privacy.adjacency=replace", "privacy.accountant=gdp", "privacy.adjacency=zero_out"):
         assert config_of("recipe=dp_gd", word).is_full_batch
-    assert config_of("recipe.batch_size=1104", "privacy.adjacency=replace").is_full_batch
+    assert config_of("recipe=paper", "recipe.batch_size=1104", "privacy.adjacency=replace").is_full_batch
 
 
 def test_pooled_synthetic_images_count_and_public_ones_do_not():

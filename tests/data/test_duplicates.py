@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mammo_dp.data.duplicates import Cut, clusters, contradicts, dropped
+from mammo_dp.data.duplicates import Cut, clusters, contradicts, copied_patches, dropped
 from mammo_dp.data.patches import Box
+from tests.conftest import shared
 
 RNG = np.random.default_rng(0)
 FILM, OTHER = (RNG.integers(0, 256, (32, 32), dtype=np.uint8) for _ in range(2))
@@ -76,3 +77,56 @@ def test_policies(policy, labels, gone):
 def test_nothing_to_compare():
     assert clusters([]) == []
     assert clusters([cut(0)]) == []
+
+
+# --- the same patch in another set ----------------------------------------------------------------------------------
+
+
+def blobs(count: int, seed: int) -> np.ndarray:
+    """Smooth random textures of 128 px."""
+    rng = np.random.default_rng(seed)
+    small = rng.random((count, 12, 12)).astype(np.float32)
+    large = np.stack([cv2.resize(image, (128, 128), interpolation=cv2.INTER_CUBIC) for image in small])
+    return (large.clip(0, 1) * 255).astype(np.uint8)
+
+
+COPIES = {
+    "as it is": lambda image: image,
+    "mirrored": lambda image: image[:, ::-1],
+    "upside down": lambda image: image[::-1],
+    "both": lambda image: image[::-1, ::-1],
+    "JPEG": lambda image: cv2.imdecode(
+        cv2.imencode(".jpg", image[:, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])[1], 0
+    ),
+    "other grey values": lambda image: (((image / 255) ** 1.2) * 200 + 20).astype(np.uint8),
+    "smaller": lambda image: cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA),
+}
+
+
+@pytest.mark.parametrize("how", list(COPIES))
+def test_a_copy_of_a_patch_is_found(how):
+    patches = blobs(40, seed=0)
+    copy = COPIES[how](patches[17])
+    others = [cv2.resize(image, copy.shape[::-1]) for image in blobs(20, seed=1)]
+    others[5] = copy
+    assert copied_patches(patches, np.stack(others)) == [(17, 5)]
+
+
+def test_other_patches_are_no_copies():
+    assert copied_patches(blobs(60, seed=0), blobs(60, seed=1)) == []
+    assert copied_patches(blobs(3, seed=0)[:0], blobs(3, seed=1)) == []
+
+
+def test_real_patches_of_other_people_are_no_copies():
+    """CBIS-DDSM against mini-MIAS; one patch mirrored and compressed is found among them."""
+    root = shared() / "data"
+    read = [
+        np.stack([cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(folder)])
+        for folder in (
+            (root / "release/cbis-ddsm/train").rglob("*.png"),
+            (root / "public/mias_patches").glob("*.png"),
+        )
+    ]
+    assert copied_patches(*read) == []
+    read[1][100] = COPIES["JPEG"](read[0][500])
+    assert copied_patches(*read) == [(500, 100)]

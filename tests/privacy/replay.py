@@ -33,6 +33,7 @@ from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.statement import statement
 from mammo_dp.stages import node_of
 from mammo_dp.stages.export import work as export
+from mammo_dp.stages.fit_preparation import work as fit_preparation
 from mammo_dp.stages.train_classifier import work as train_classifier
 
 Plant = Callable[["Study", Artifact], Any]
@@ -101,15 +102,37 @@ class Replay:
             GridSum.released = original  # type: ignore[method-assign]
 
 
-def bundle(study: Study, config: Config, folder: Path, *, plant: Plant | None = None) -> dict[str, bytes]:
-    """The files of the bundle that `study` leads to. `plant` puts something else into its privacy.json."""
+def public_features(study: Study) -> torch.Tensor:
+    """(60, 4, d) of other people, the same for every study."""
+    return torch.randn(60, 4, study.features.shape[-1], generator=torch.Generator().manual_seed(7))
+
+
+def bundle(
+    study: Study,
+    config: Config,
+    folder: Path,
+    *,
+    plant: Plant | None = None,
+    public: Callable[[Study], torch.Tensor] = public_features,
+) -> dict[str, bytes]:
+    """The files of the bundle that `study` leads to. `plant` puts something else into its privacy.json.
+
+    public: what a preparation is learnt from, where the recipe has one.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     cache = Cache(folder.parent / "cache")
     name = fingerprint([study.index.to_csv(index=False), study.features.double().sum().item()])
     patches = _input(folder / "patches", name, cache, index=study.index)
     features = _input(folder / "features", name, cache, features=study.features)
     output = _output(folder / f"train_classifier/real-{name}", cache)
-    result = train_classifier.run(config, {"patches": patches, "features": features}, output)
+    inputs = {"patches": patches, "features": features}
+    if config.recipe.components is not None:
+        learnt_from = _input(folder / "public", "public", cache, features=public(study))
+        fitting = _output(folder / "preparation/public", cache)
+        fitted = fit_preparation.run(config, {"features": learnt_from}, fitting)
+        inputs["preparation"] = fitting.finish({"stage": "fit_preparation", "fingerprint": "public"})
+        assert fitted.metrics["components"] == config.recipe.components
+    result = train_classifier.run(config, inputs, output)
     ledger = node_of(config, "train_classifier").ledger(most_images=result.most_images)
     ledger = replace(ledger, events=tuple(replace(e, artifact=output.folder.name) for e in ledger.events))
     privacy = result.manifest["privacy"] | {"ledger": {**ledger.to_dict(), "statement": statement(ledger)}}
@@ -145,19 +168,21 @@ def differing(
     config: Config,
     folder: Path,
     variants: dict[str, Callable[[], Study]],
-    *,
-    plant: Plant | None = None,
+    **planted: Any,
 ) -> list[str]:
-    """Names of the variants whose bundle differs from the study's own by a byte, under replayed noise."""
+    """Names of the variants whose bundle differs from the study's own by a byte, under replayed noise.
+
+    planted: `plant` and `public` of `bundle`.
+    """
     replay = Replay()
     few = partial(patient_draws, resamples=20)  # intervals are half of the time, and the bundle has none
     with replay.installed(), mock.patch.object(performance, "patient_draws", few):
-        expected = bundle(study, config, folder, plant=plant)
+        expected = bundle(study, config, folder, **planted)
         replay.recording = False
         return [
             name
             for name, variant in track(variants.items(), "variants", total=len(variants))
-            if bundle(variant(), config, folder, plant=plant) != expected
+            if bundle(variant(), config, folder, **planted) != expected
         ]
 
 

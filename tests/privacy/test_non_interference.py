@@ -50,6 +50,24 @@ def test_no_patient_moves_a_byte_of_the_bundle(tmp_path):
     assert differing(whole, config(578), tmp_path / "run", variants) == []
 
 
+DP_PUBLIC = ("public=toy", "recipe=dp_public", "recipe.components=8")
+
+
+def test_directions_of_public_images_add_nothing_of_a_patient(tmp_path):
+    """With recipe=dp_public, each of 120 patients removed, 20 null, 20 with other data: the same bytes."""
+    whole = study(120)
+    words = (*WORDS, *DP_PUBLIC, "privacy.public_count=120", "recipe.epochs=4")
+    assert differing(whole, config_of(*words), tmp_path / "run", variants_of(whole, changed=20)) == []
+
+
+def test_directions_of_private_features_are_found(tmp_path):
+    """Negative control: a preparation that is learnt from the study itself."""
+    small = study(12)
+    words = config_of(*WORDS, *DP_PUBLIC, "privacy.public_count=12", "recipe.epochs=4")
+    private = {"public": lambda found: found.features}
+    assert differing(small, words, tmp_path / "run", variants_of(small, changed=2), **private)
+
+
 def training_loss(found: Study, trained) -> float:
     rows = (found.index["split"] == "train").to_numpy()
     head = load_file(trained.path("head.safetensors"))

@@ -42,7 +42,7 @@ def test_synthetic_images_are_private_units_or_public():
     assert public is None
     units, public = training_units(patch_set(synthetic=2), config_of(*words, "synthetic.role=public"))
     assert blocks(units) == [[0, 1], [2], [3]]
-    assert blocks(public.units) == [[5], [6]]
+    assert blocks(public) == [[5], [6]]
 
 
 def test_a_missing_patient_id_is_refused_at_patient_level():

@@ -19,7 +19,7 @@ from mammo_dp.privacy.sampling import Randomness, SecurePoissonBatches
 from mammo_dp.privacy.units import Units
 from mammo_dp.stages import node_of
 from mammo_dp.training.features import CachedFeatures, ImageFeatures
-from mammo_dp.training.head_trainer import HeadTrainer, PublicSet, predict
+from mammo_dp.training.head_trainer import HeadTrainer, predict
 from mammo_dp.training.plans import Plan, make_plan
 from mammo_dp.training.trainer import train
 from tests.conftest import AS_IT_IS, UNIT_LENGTH, calibrations, config_of
@@ -32,11 +32,13 @@ def toy_problem(n: int = 60, d: int = 8):
     return CachedFeatures(table, prepare=AS_IT_IS), np.arange(n), labels
 
 
-def trainer_of(tmp_path, *overrides: str, seed: int = 0, public: PublicSet | None = None) -> HeadTrainer:
-    config = config_of("privacy.public_count=60", "privacy.delta=0.001", "privacy.accountant=rdp",
+def trainer_of(
+    tmp_path, *overrides: str, seed: int = 0, public: Units | None = None, share: float = 1.0
+) -> HeadTrainer:
+    config = config_of("recipe=paper", "privacy.public_count=60", "privacy.delta=0.001", "privacy.accountant=rdp",
                        "recipe.batch_size=20", "recipe.epochs=5", *overrides)  # fmt: skip
     source, positions, labels = toy_problem()
-    plan = make_plan(config, units=len(positions), cache=calibrations())
+    plan = replace(make_plan(config, units=len(positions), cache=calibrations()), private_share=share)
     return HeadTrainer(
         build_head(config.recipe, features=8, seed=seed),
         source,
@@ -91,13 +93,13 @@ def test_an_empty_batch_is_a_noisy_step(tmp_path):
 
 
 def test_plan_takes_nothing_from_private_sizes(tmp_path):
-    config = config_of("privacy.public_count=1104", "privacy.accountant=rdp")
+    config = config_of("recipe=paper", "privacy.public_count=1104", "privacy.accountant=rdp")
     plans = [make_plan(config, units=n, cache=calibrations()) for n in (1103, 7, 4000)]
     assert plans[0] == plans[1] == plans[2]
     assert plans[0].steps == 2700
     assert plans[0].mechanism is not None
     assert plans[0].mechanism.sample_rate == pytest.approx(1 / 9)
-    open_plan = make_plan(config_of("privacy.epsilon=inf"), units=256, cache=calibrations())
+    open_plan = make_plan(config_of("recipe=paper", "privacy.epsilon=inf"), units=256, cache=calibrations())
     assert (open_plan.steps, open_plan.mechanism) == (600, None)
 
 
@@ -215,7 +217,7 @@ def test_predict_averages_flips():
 
 
 def test_plan_of_infinite_epsilon_has_no_mechanism(tmp_path):
-    plan = make_plan(config_of("privacy.epsilon=inf"), units=100, cache=calibrations())
+    plan = make_plan(config_of("recipe=paper", "privacy.epsilon=inf"), units=100, cache=calibrations())
     assert plan == Plan(300, 1, None, 0, 100)
 
 
@@ -274,8 +276,8 @@ def test_resume_restores_the_spent_epsilon(tmp_path):
     assert spent[0] == spent[1] > 0
 
 
-def synthetic_units(weight: float = 1.0) -> PublicSet:
-    return PublicSet(Units.of_each(range(40, 60)), weight)
+def synthetic_units() -> Units:
+    return Units.of_each(range(40, 60))
 
 
 @pytest.mark.parametrize("batch_size", ["null", "8"])
@@ -301,18 +303,18 @@ def test_resume_with_public_images_is_bit_identical(tmp_path, batch_size):
 def test_public_gradients_are_mixed_after_the_noise(tmp_path):
     """(N g + w M h) / (N + w M), with g the noisy private mean and h the mean of the clipped public gradients."""
     words = ("privacy.epsilon=2", "recipe=dp_gd", "recipe.epochs=1", "recipe.lr=1", "recipe.momentum=0")
+    n, weighed = 60, 3.0 * 20
     moved = {}
-    for name, public in (("alone", None), ("mixed", synthetic_units(weight=3.0))):
-        trainer = trainer_of(tmp_path, *words, public=public)
+    for name, public in (("alone", None), ("mixed", synthetic_units())):
+        trainer = trainer_of(tmp_path, *words, public=public, share=n / (n + weighed))
         trainer.step()
         moved[name] = -weights(trainer)  # the head starts at zero, and one step of size 1
         if public is None:
             clean = trainer_of(tmp_path, *words)
-            units = synthetic_units().units
+            units = synthetic_units()
             clean.sum_gradients(units, torch.arange(20), flips=clean.public_rng)
             h = torch.cat([p.grad.flatten() for p in clean.head.parameters()]) / 20
-    n, share = 60, 3.0 * 20
-    torch.testing.assert_close(moved["mixed"], (n * moved["alone"] + share * h) / (n + share))
+    torch.testing.assert_close(moved["mixed"], (n * moved["alone"] + weighed * h) / (n + weighed))
 
 
 def test_public_images_enter_neither_n_nor_q(tmp_path):

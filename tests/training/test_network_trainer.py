@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from mammo_dp.data.transforms import flip
+from mammo_dp.models.preparation import Preparation
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.features import Preparation
 from mammo_dp.training.network_trainer import Network, NetworkTrainer
 from mammo_dp.training.plans import make_plan
 from tests.conftest import calibrations, config_of
@@ -30,8 +30,9 @@ class Backbone(nn.Module):
 
 
 def trainer_of(tmp_path, *words: str, patients: bool = False, epsilon: str = "inf") -> NetworkTrainer:
-    config = config_of("dataset=toy", f"classifier.input_size={SIZE}", "recipe.lr=0.01", "recipe.epochs=3",
-                       "recipe.batch_size=8", f"privacy.epsilon={epsilon}", "classifier.trainable=all",
+    config = config_of("dataset=toy", "recipe=paper", f"classifier.input_size={SIZE}", "recipe.lr=0.01",
+                       "recipe.epochs=3", "recipe.batch_size=8", f"privacy.epsilon={epsilon}",
+                       "classifier.trainable=all",
                        "privacy.public_count=20", "privacy.accountant=rdp", "privacy.delta=0.01", *words)  # fmt: skip
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(2, size=20))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from mammo_dp.config.schema import OF_A_CLASSIFIER, Config
+from mammo_dp.config.schema import OF_A_CLASSIFIER, OF_PUBLIC_IMAGES, Config
 
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
 UNNAMED = (
@@ -60,7 +60,7 @@ def _trained_layers(config: Config) -> str | None:
         )
     if recipe.lr is None and trainable != "head":
         return (
-            "recipe.lr=null is a rule for heads on a frozen backbone; set classifier.trainable=head or "
+            "recipe.lr=null is a rule for heads on a frozen backbone; set recipe=paper, classifier.trainable=head or "
             "recipe.lr=NUMBER"
         )
     if config.classifier.features != "last" and trainable != "head":
@@ -183,11 +183,6 @@ def _public_gradients(config: Config) -> str | None:
             "public gradients would depend on private batches; set classifier.backbone_mode=eval, or "
             "synthetic.role=pooled"
         )
-    if config.recipe.lr is None:
-        return (
-            "recipe.lr=null does not know of public gradients, which synthetic.role=public mixes in; set "
-            "synthetic.role=pooled, or recipe.lr=NUMBER"
-        )
     return None
 
 
@@ -213,11 +208,39 @@ def _accountant(config: Config) -> str | None:
     return None
 
 
+def _public_images(config: Config) -> str | None:
+    public, recipe, classifier = config.public, config.recipe, config.classifier
+    name_some = (
+        "set public=patches public.root=FOLDER (other people's), or public=mammograms public.root=FOLDER"
+    )
+    if public is None:
+        if config.stage in OF_PUBLIC_IMAGES:
+            return f"stage={config.stage} needs public images: {name_some}"
+        if recipe.components is not None and config.stage in OF_A_CLASSIFIER:
+            return f"recipe={recipe.name} learns from public images: {name_some}, or recipe=dp_rule"
+    elif public.population == config.dataset.population or (
+        public.dataset is not None and public.dataset.population == config.dataset.population
+    ):
+        return (
+            f"the public images are of population {public.population}, and so is the study: nobody in the study may be "
+            "among them; set public=... to images of other people"
+        )
+    if config.pretraining.components is not None:
+        return "synpre trains every parameter, so there are no components; set pretraining.components=null"
+    if recipe.flips == "mean" and (classifier.trains_backbone or classifier.backbone_mode == "train"):
+        return (
+            "recipe.flips=mean is for features of a frozen backbone; set classifier.trainable=head and "
+            "classifier.backbone_mode=eval, or another recipe"
+        )
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     _best_val,
     _trained_layers,
     _predictions,
     _synthetic_images,
+    _public_images,
     _generator,
     _private_generator,
     _private_run,

@@ -114,6 +114,41 @@ class Dataset(Section):
         return any(source.reader == "custom" for source in self.sources.values())
 
 
+class Public(Section):
+    """Public images of other people, which a recipe with `components` learns directions from (docs/recipes.md)."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Name in folders, cards and statements."""
+    population: str = Field(min_length=1)
+    """Identifier of the people, as dataset.population. Nobody among them may be in the study."""
+    licence: str = ""
+    """For the card."""
+    citation: str = ""
+    """For the card."""
+    kind: Literal["patches", "mammograms", "dataset"] = "patches"
+    """patches: a folder of square patches. mammograms: a folder of whole images, from which random crops of tissue are
+    cut. dataset: one that the readers know."""
+    root: str | None = None
+    """The folder of patches or mammograms, with any folders inside."""
+    dataset: Dataset | None = None
+    """Of dataset: which one. Its labels are not used."""
+    crops: int = Field(10, gt=0)
+    """Of mammograms: from each."""
+    crop_side: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.06, 0.16]
+    """Of mammograms: side of a crop, [from, to] as fractions of the longer side of the image, log-uniform. The default
+    is 15 to 40 mm of a film of 25 cm, as the paper's patches are."""
+    seed: int = Field(0, ge=0)
+    """Of mammograms: of the crops."""
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> "Public":
+        if (self.kind == "dataset") != (self.dataset is not None):
+            raise ValueError("public.dataset goes with public.kind=dataset, and public.root with the others")
+        if self.kind != "dataset" and not self.root:
+            raise ValueError("public.root is missing; set public.root=FOLDER of public images")
+        return self
+
+
 class Patches(Section):
     """Geometry of a patch (paper, Sec. 2)."""
 
@@ -152,6 +187,8 @@ class Classifier(Section):
     it. bias: every bias (Bu et al. 2022). all: every parameter."""
     backbone_mode: Literal["eval", "train"] = "eval"
     """Mode of a frozen backbone in training. train: with stochastic depth, as the published code; never cached."""
+    pretrained_on: list[str] = []
+    """Every dataset.population whose images the weights were trained on, by anyone, without privacy."""
     features: Literal["last", "stages"] = "last"
     """The backbone's last features, or those of every stage, each of unit length (Evci et al. 2022, Head2Toe)."""
     cache_features: bool = True
@@ -209,11 +246,18 @@ class Recipe(Section):
     zero_init: bool = False
     """Start from zero; linear head only."""
     normalize_features: bool = False
-    """Layer norm without parameters, then unit L2 norm, of each feature vector."""
+    """Layer norm without parameters, then the length `feature_norm`, of each feature vector."""
+    feature_norm: float = Field(1.0, gt=0, le=1e3)
+    """L2 norm of a normalised feature vector. The bias reads a constant 1 beside it: the longer the vector, the less of
+    a clipped gradient is the bias's."""
+    components: int | None = Field(None, ge=1)
+    """Of the features, so many principal components of the public images (`public`). null: all features as they are."""
+    whitening: float = Field(0.5, ge=0, le=1)
+    """Each component is divided by its standard deviation to this power. 0: not at all, 1: to equal variances."""
     optimizer: str = "adamw"
     """adamw, sgd, or another one of `training/optimizers.py`."""
     lr: float | None = Field(1e-5, gt=0, le=1e6)
-    """Learning rate. null: as large as the noise allows (docs/recipes.md)."""
+    """Learning rate. null: as large as noise and stability allow (`training/optimizers.py`)."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """Of sgd."""
     weight_decay: float = Field(1e-8, ge=0)
@@ -226,8 +270,9 @@ class Recipe(Section):
     """Units of privacy in a step, images or patients (under DP its expectation, which sets q). null: the full batch."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Clipping norm C of a unit's gradient; finite epsilon only."""
-    flips: Literal["none", "random", "all"] = "random"
-    """all: the mean over the 4 flips inside each image's gradient."""
+    flips: Literal["none", "random", "all", "mean"] = "random"
+    """all: the mean over the 4 flips inside each image's gradient. mean: one feature vector an image, the mean of its
+    flips', in training and in scoring."""
     select: Literal["last", "average", "ema", "best_val"] = "best_val"
     """average: the mean of the second half of the iterates. ema: their exponential moving average (De et al. 2022).
     best_val: the epoch of the highest AUPRC (benign) on validation images; under DP, among the epochs at 75 to 105 % of
@@ -242,17 +287,35 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_auto_lr(self) -> "Recipe":
-        wanted = ("sgd", None, "linear", True)
-        if (
-            self.lr is None
-            and (self.optimizer, self.batch_size, self.head, self.normalize_features) != wanted
-        ):
+    def _check_step(self) -> "Recipe":
+        descent = (self.optimizer, self.batch_size, self.head, self.normalize_features)
+        if self.lr is None and descent != ("sgd", None, "linear", True):
             raise ValueError(
-                "recipe.lr=null is a rule for full steps of SGD on a linear head and features of unit length; give "
+                "recipe.lr=null is a rule for full steps of SGD on a linear head and normalised features; give "
                 "recipe.lr a number"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_features(self) -> "Recipe":
+        if self.components is not None and (self.normalize_features, self.flips) != (True, "mean"):
+            raise ValueError("recipe.components needs recipe.normalize_features=true and recipe.flips=mean")
+        if self.flips == "mean" and (not self.normalize_features or self.test_flips):
+            raise ValueError(
+                "recipe.flips=mean scores the mean feature of the flips: set recipe.normalize_features=true and "
+                "recipe.test_flips=false"
+            )
+        if self.feature_norm != 1 and not self.normalize_features:
+            raise ValueError("recipe.feature_norm is of recipe.normalize_features=true")
+        return self
+
+    @property
+    def stable_lr(self) -> float:
+        """Below it, full steps of a linear head with momentum m converge: 2 (1 + m) / L (Polyak 1964).
+
+        L = (feature_norm^2 + 1) / 2 bounds the second derivative of the cross-entropy of two classes.
+        """
+        return 4 * (1 + self.momentum) / (self.feature_norm**2 + 1)
 
 
 class Experiment(Section):
@@ -580,6 +643,12 @@ class Launcher(Section):
 
 # stages that are about one classifier, so that its settings must make sense
 OF_A_CLASSIFIER = ("train_classifier", "audit_privacy", "export")
+OF_PUBLIC_IMAGES = (
+    "extract_public_patches",
+    "extract_public_features",
+    "fit_preparation",
+    "check_public_images",
+)
 
 
 class Config(Section):
@@ -598,6 +667,8 @@ class Config(Section):
     dry_run: bool = False
     """Only print what would be built."""
     dataset: Dataset
+    public: Public | None = None
+    """Public images of other people; null: none (docs/recipes.md)."""
     patches: Patches
     classifier: Classifier
     recipe: Recipe
@@ -615,6 +686,17 @@ class Config(Section):
     clean: Clean
     launcher: Launcher
     runtime: Runtime
+
+    @property
+    def uses_public(self) -> bool:
+        """Whether the head's inputs are directions of public images."""
+        return self.recipe.components is not None and self.public is not None
+
+    @property
+    def public_images(self) -> Public:
+        """The public images, for stages that are refused without them."""
+        assert self.public is not None
+        return self.public
 
     @property
     def public_count(self) -> int | None:
@@ -734,6 +816,7 @@ class Config(Section):
         paths |= {
             "dataset.root": data.root or "",
             "outputs": self.outputs if data.is_confidential else "",  # may lie beside the data
+            "public.root": (self.public and self.public.root) or "",
             "classifier.weights": weights if self.classifier.weights_file and weights[:4] != "pkg:" else "",
             "predict.model": self.predict.model or "",
             "predict.input": self.predict.input or "",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -86,3 +87,33 @@ def _overlap(a: Cut, b: Cut) -> float:
 def _relative(cut: Cut) -> tuple[float, float, float, float]:
     (height, width), box = cut.shape, cut.box
     return box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height
+
+
+# --- the same patch in another set ----------------------------------------------------------------------------------
+
+SIDE = 32  # px, of what is compared of a patch
+# correlation, from here on: pairs of different people's patches have at most .975, copies as JPEG at least .99
+SAME_PATCH = 0.985
+
+
+def copied_patches(patches: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (patch, other) where a patch is the other one, also mirrored, in other grey values or lossy compressed.
+
+    (n, s, s) and (m, t, t) uint8. A copy that was cut a few px elsewhere is not found.
+    """
+    if not len(patches) or not len(others):
+        return []
+    own = _standardised(patches)
+    found: set[tuple[int, int]] = set()
+    for turned in (others, others[:, :, ::-1], others[:, ::-1], others[:, ::-1, ::-1]):
+        alike = own @ _standardised(turned).T >= SAME_PATCH
+        found.update(zip(*(numbers.tolist() for numbers in np.nonzero(alike)), strict=True))
+    return sorted(found)
+
+
+def _standardised(patches: np.ndarray) -> np.ndarray:
+    """(n, SIDE^2) float32 thumbnails without their mean, of unit length: inner products are correlations."""
+    small = [cv2.resize(np.ascontiguousarray(p), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in patches]
+    flat = np.stack(small).reshape(len(small), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

@@ -120,7 +120,8 @@ def ensure(toy: Toy, folder: Path) -> None:
 def _studies(toy: Toy, *, cohort: int, size: int) -> Iterator[Study]:
     for index in track(range(size), ("toy training", "toy test", "toy external")[cohort]):
         rng = np.random.default_rng([toy.seed, cohort, index])
-        number = 10_000 * cohort + index + 1
+        # phantoms of another seed are other people, at least of the first thousand of a cohort
+        number = 10_000 * cohort + 1_000 * (toy.seed % 10) + index + 1
         yield draw_study(rng, number, toy, second_mass=index % toy.second_mass_every == 0)
 
 

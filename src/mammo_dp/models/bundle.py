@@ -20,11 +20,12 @@ from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity
 from mammo_dp.layers import Affine
 from mammo_dp.models.backbone import build_backbone, take_norm
+from mammo_dp.models.preparation import PREPARATION, Preparation
 
 # of a trained classifier; the backbone where it was trained too
 HEAD, BACKBONE = "head.safetensors", "backbone.safetensors"
 # of a recipe, what its head cannot be used without
-USED_BY_HEAD = ("head", "hidden", "normalize_features", "test_flips")
+USED_BY_HEAD = ("head", "hidden", "normalize_features", "feature_norm", "flips", "components", "test_flips")
 
 
 def model_record(config: Config, cache: Cache) -> dict[str, Any]:
@@ -122,6 +123,16 @@ class Saved:
         raise UserError(
             f"predict.model has no {BACKBONE} and the run that made it is gone; train it again, or export it first"
         )
+
+    def preparation(self) -> Preparation:
+        """What is done to features before the head. Raises UserError if its file is gone."""
+        recipe = self.record["recipe"]
+        file = None
+        if recipe["components"] is not None:
+            file = self.artifact.path(PREPARATION) if self.artifact else self.folder / PREPARATION
+            if not file.is_file():
+                raise UserError(f"predict.model has no {PREPARATION}; copy the whole folder again")
+        return Preparation.of(recipe, file)
 
     def head(self) -> nn.Sequential:
         """The trained head, in eval mode."""

@@ -97,7 +97,13 @@ def cross_check(mechanism: Mechanism, *, delta: float, cache: Cache) -> dict[str
     more than TOLERANCE, or if any lies more than TOLERANCE below PLD.
     """
     tight = "gaussian" if mechanism.is_full_batch else "prv"
-    key = ("accountants", package_version("opacus"), package_version("dp-accounting"), mechanism.__dict__, delta)
+    key = (
+        "accountants",
+        package_version("opacus"),
+        package_version("dp-accounting"),
+        mechanism.__dict__,
+        delta,
+    )
     found = cache.get(*key)
     if found is None:
         found = {

@@ -4,10 +4,13 @@ from mammo_dp.config import Config
 from mammo_dp.engine.build import Node
 from mammo_dp.engine.stage import Stage
 from mammo_dp.stages.audit_privacy import AuditPrivacy
+from mammo_dp.stages.check_public_images import CheckPublicImages
 from mammo_dp.stages.evaluate_synthetic import EvaluateSynthetic
 from mammo_dp.stages.export import Export
-from mammo_dp.stages.extract_features import ExtractFeatures, ExtractSyntheticFeatures
+from mammo_dp.stages.extract_features import ExtractFeatures, ExtractPublicFeatures, ExtractSyntheticFeatures
 from mammo_dp.stages.extract_patches import ExtractPatches
+from mammo_dp.stages.extract_public_patches import ExtractPublicPatches
+from mammo_dp.stages.fit_preparation import FitPreparation
 from mammo_dp.stages.predict import Predict
 from mammo_dp.stages.report import Report
 from mammo_dp.stages.sample_synthetic import SampleSynthetic
@@ -23,6 +26,10 @@ STAGES: dict[str, Stage] = {
         EvaluateSynthetic(),
         ExtractFeatures(),
         ExtractSyntheticFeatures(),
+        ExtractPublicPatches(),
+        ExtractPublicFeatures(),
+        CheckPublicImages(),
+        FitPreparation(),
         TrainClassifier(),
         AuditPrivacy(),
         Report(),

@@ -16,18 +16,11 @@ from mammo_dp.models.backbone import build_backbone, feature_size, take_norm
 from mammo_dp.models.bundle import BACKBONE, HEAD
 from mammo_dp.models.features import encoder, with_stochastic_depth
 from mammo_dp.models.head import build_head
+from mammo_dp.models.preparation import PREPARATION, Preparation
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.features import (
-    FEATURES,
-    SCALE,
-    SHIFT,
-    CachedFeatures,
-    FeatureSource,
-    ImageFeatures,
-    Preparation,
-)
-from mammo_dp.training.head_trainer import HeadTrainer, PublicSet, predict
+from mammo_dp.training.features import FEATURES, SCALE, SHIFT, CachedFeatures, FeatureSource, ImageFeatures
+from mammo_dp.training.head_trainer import HeadTrainer, predict
 from mammo_dp.training.network_trainer import Network, NetworkTrainer
 from mammo_dp.training.plans import Plan
 
@@ -41,7 +34,7 @@ class Task:
     config: Config
     patches: PatchSet
     units: Units
-    public: PublicSet | None
+    public: Units | None
     plan: Plan
     randomness: Randomness
     device: torch.device
@@ -62,7 +55,7 @@ def network_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[NetworkTrai
     backbone = _backbone(config, inputs)
     head = _head(config, inputs, width=feature_size(backbone), affine=None)
     trainer = NetworkTrainer(
-        Network(backbone, head, prepare=Preparation.of(recipe.model_dump())),
+        Network(backbone, head, prepare=preparation(config, inputs)),
         task.patches.images,
         task.units,
         task.labels,
@@ -114,18 +107,26 @@ def _head(
     return head if affine is None else nn.Sequential(affine, *head)
 
 
+def preparation(config: Config, inputs: Mapping[str, Artifact]) -> Preparation:
+    """What is done to features before the head."""
+    fitted = inputs["preparation"].path(PREPARATION) if "preparation" in inputs else None
+    return Preparation.of(config.recipe.model_dump(), fitted)
+
+
 def cached_features(
     config: Config, inputs: Mapping[str, Artifact], device: torch.device
 ) -> tuple[CachedFeatures, Affine | None, int]:
     """The table of real and then synthetic features, what norm_head trains, and the length of a feature vector."""
     stored = [load_file(inputs[r].path(FEATURES)) for r in ("features", "synthetic_features") if r in inputs]
-    table = torch.cat([tensors["features"] for tensors in stored]).to(device)
+    features = CachedFeatures(
+        torch.cat([tensors["features"] for tensors in stored]).to(device), prepare=preparation(config, inputs)
+    )
+    width = features.table.shape[-1]
     affine = None
     if config.classifier.trainable == "norm_head":
-        affine = Affine(table.shape[-1])
+        affine = Affine(width)
         affine.load_state_dict({"weight": stored[0][SCALE], "bias": stored[0][SHIFT]})
-    prepare = Preparation.of(config.recipe.model_dump())
-    return CachedFeatures(table, prepare=prepare), affine, table.shape[-1]
+    return features, affine, width
 
 
 def _from_images(
@@ -133,7 +134,7 @@ def _from_images(
 ) -> tuple[FeatureSource, FeatureSource, Affine | None, int]:
     """Features for training, the same for scoring (without stochastic depth), and what norm_head trains."""
     config, settings = task.config, task.config.classifier
-    prepare = Preparation.of(config.recipe.model_dump())
+    prepare = preparation(config, inputs)
 
     def source(backbone: nn.Module, layers_rng: torch.Generator | None = None) -> ImageFeatures:
         encode = encoder(backbone, task.device, precision=config.runtime.precision)
@@ -146,7 +147,7 @@ def _from_images(
     affine = take_norm(backbone, settings) if settings.trainable == "norm_head" else None
     plain = source(backbone)
     if settings.backbone_mode == "eval":
-        return plain, plain, affine, feature_size(backbone)
+        return plain, plain, affine, config.recipe.components or feature_size(backbone)
     again = _backbone(config, inputs)
     if affine is not None:
         take_norm(again, settings)

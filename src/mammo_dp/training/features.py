@@ -1,44 +1,22 @@
 """Features of the frozen backbone: computed once for all flips and cached, or computed at every step."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from mammo_dp.config.schema import Classifier
-from mammo_dp.data.transforms import flip
+from mammo_dp.data.transforms import FLIPS, flip
 from mammo_dp.models.features import inputs_of, seeded_layers
+from mammo_dp.models.preparation import Preparation
 
 FEATURES = "features.safetensors"  # of extract_features: (n, FLIPS, d) "features", and with norm_head:
 SCALE, SHIFT = "last_norm.scale", "last_norm.shift"
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """What is done to each feature vector by itself before the head, at no cost of privacy.
-
-    normalize: layer norm without learnt parameters, then unit length.
-    """
-
-    normalize: bool
-
-    @classmethod
-    def of(cls, recipe: Mapping[str, Any]) -> "Preparation":
-        """From a recipe's record."""
-        return cls(normalize=recipe["normalize_features"])
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., d) -> (..., d)."""
-        if not self.normalize:
-            return features
-        return functional.normalize(functional.layer_norm(features, features.shape[-1:]), dim=-1)
-
-
 class FeatureSource(Protocol):
-    """Feature vectors by position in the patch set and by flip.
+    """Feature vectors by position in the patch set and by flip; one an image where its flips are averaged.
 
     `fixed`: the same request gives the same tensor and costs no forward pass, so that it may be kept.
     `layers_rng`: where stochastic depth draws from, if there is any.
@@ -53,7 +31,7 @@ class FeatureSource(Protocol):
 
 
 class CachedFeatures:
-    """A (n, FLIPS, d) table, on the device."""
+    """A (n, FLIPS, d) table, on the device, prepared at once."""
 
     fixed = True
     layers_rng: torch.Generator | None = None
@@ -85,6 +63,8 @@ class ImageFeatures:
         self.prepare, self.batch_size, self.layers_rng = prepare, batch_size, layers_rng
 
     def rows(self, positions: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+        if self.prepare.average:
+            flips = torch.arange(FLIPS).expand(len(positions), -1)
         chunks = []
         for start in range(0, len(positions), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -97,5 +77,5 @@ class ImageFeatures:
             chunks.append(torch.stack(columns, dim=1))
         if not chunks:  # an empty Poisson batch is still a step
             width = self.encode(inputs_of(self.images[:1], self.settings)).shape[1]
-            return torch.zeros(0, flips.shape[1], width)
+            return self.prepare(torch.zeros(0, flips.shape[1], width))
         return self.prepare(torch.cat(chunks))

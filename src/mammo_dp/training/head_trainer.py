@@ -1,7 +1,6 @@
 """Training a head, a step at a time, with or without privacy."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,14 +19,6 @@ from mammo_dp.training.trainer import ClassifierTrainer
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # numbers of units, their features, their labels
 
 
-@dataclass(frozen=True)
-class PublicSet:
-    """Units whose gradients are added without noise, and the weight of each against a private one."""
-
-    units: Units
-    weight: float
-
-
 class HeadTrainer(ClassifierTrainer):
     """A run that trains a head on features of a frozen backbone."""
 
@@ -42,9 +33,12 @@ class HeadTrainer(ClassifierTrainer):
         recipe: Recipe,
         randomness: Randomness,
         device: torch.device,
-        public: PublicSet | None = None,
+        public: Units | None = None,
     ) -> None:
-        """`units` hold positions in the source; `labels`: (n,) of 0 and 1 for every position of the source."""
+        """`units` hold positions in the source; `labels`: (n,) of 0 and 1 for every position of the source.
+
+        `public`: units whose gradients are added without noise, in the plan's share.
+        """
         self.head, self.source = head.to(device), source
         super().__init__(
             head,
@@ -57,8 +51,8 @@ class HeadTrainer(ClassifierTrainer):
         )
         self.labels, self.public = labels.to(device), public
         self.public_rng = self.stream("public")
-        self.public_batches = public and batches_of(
-            len(public.units), None, recipe.batch_size, self.public_rng
+        self.public_batches = (
+            batches_of(len(public), None, recipe.batch_size, self.public_rng) if public is not None else None
         )
         self.shuffled["public_left"] = self.public_batches
         if source.layers_rng is not None:
@@ -67,7 +61,7 @@ class HeadTrainer(ClassifierTrainer):
             self.optimizer.before_step = self._add_public
         # what every step of a full batch reads: gathered once, since a fresh copy costs more than the arithmetic
         always = source.fixed and recipe.flips != "random"
-        sets = [(units, self.batches), *([(public.units, self.public_batches)] if public else [])]
+        sets = [(units, self.batches), *([(public, self.public_batches)] if public else [])]
         self.same_rows = {of for of, batches in sets if always and isinstance(batches, FullBatch)}
         self.kept_rows: dict[Units, list[Rows]] = {}
         self.kept_on_grid: TwoClassRows | None = None
@@ -148,9 +142,8 @@ class HeadTrainer(ClassifierTrainer):
         assert self.public_batches is not None
         private = [parameter.grad for parameter in self.trained]
         chosen = self.public_batches.next()
-        self.sum_gradients(self.public.units, chosen, flips=self.public_rng)
-        share = self.public.weight * len(self.public.units)
-        share /= share + self.plan.public_count
+        self.sum_gradients(self.public, chosen, flips=self.public_rng)
+        share = 1 - self.plan.private_share
         for parameter, noisy in zip(self.trained, private, strict=True):
             assert parameter.grad is not None
             assert noisy is not None

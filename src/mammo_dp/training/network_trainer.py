@@ -13,11 +13,11 @@ from mammo_dp.config.schema import Classifier, Recipe, Runtime
 from mammo_dp.data.transforms import FLIPS, flip, scaled, square
 from mammo_dp.models.backbone import set_trained
 from mammo_dp.models.features import seeded_layers
+from mammo_dp.models.preparation import Preparation
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradients
 from mammo_dp.privacy.sampling import Randomness
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.features import Preparation
 from mammo_dp.training.plans import Plan
 from mammo_dp.training.trainer import ClassifierTrainer
 

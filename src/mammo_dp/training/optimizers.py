@@ -35,22 +35,24 @@ def inner_optimizer(parameters: Parameters, recipe: Recipe, plan: Plan) -> torch
 
 
 LOGIT_NOISE = 2.0  # standard deviation that the noise of all steps together may give a logit
-LARGEST_MOVE = 16.0  # lr times the longest gradient of a unit: C, or about 1 where nothing is clipped
+STABLE = 0.5  # of the largest stable step: the step 1/L of plain descent, which is half of its limit too
 
 
 def learning_rate(recipe: Recipe, plan: Plan) -> float:
     """The recipe's, or where it has none, as large as the noise allows.
 
     T full steps of size lr with momentum m leave noise of standard deviation lr / (1 - m) sqrt(T) sigma C / N in each
-    weight, and as much in the logit of a feature vector of unit length, whatever its dimension. The rule sets that to
-    LOGIT_NOISE, and no unit moves the mean by more than LARGEST_MOVE. Both were chosen on phantoms (docs/recipes.md).
+    weight, and feature_norm times as much in a logit, whatever the dimension. The rule sets that to LOGIT_NOISE, and
+    stays at STABLE of the limit of stable steps (docs/recipes.md).
     """
     if recipe.lr is not None:
         return recipe.lr
+    largest = STABLE * recipe.stable_lr
     if plan.mechanism is None:
-        return LARGEST_MOVE
-    noise = noise_of_mean(plan, max_grad_norm=recipe.max_grad_norm) * plan.steps**0.5
-    return min(LOGIT_NOISE * (1 - recipe.momentum) / noise, LARGEST_MOVE / recipe.max_grad_norm)
+        return largest
+    noise = noise_of_mean(plan, max_grad_norm=recipe.max_grad_norm) * plan.private_share
+    noise *= plan.steps**0.5 * recipe.feature_norm
+    return min(LOGIT_NOISE * (1 - recipe.momentum) / noise, largest)
 
 
 def noise_of_mean(plan: Plan, *, max_grad_norm: float) -> float:

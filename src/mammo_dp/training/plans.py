@@ -22,6 +22,7 @@ class Plan:
     mechanism: Mechanism | None  # None: not private
     first_eligible_step: int  # of an epoch that best_val may choose
     public_count: int  # units; none of the private sizes enters a private run
+    private_share: float = 1.0  # of the private mean in a step; the rest is that of public gradients
 
     @property
     def divisor(self) -> float:
@@ -56,9 +57,13 @@ def make_plan(config: Config, *, units: int, cache: Cache) -> Plan:
             every=per_epoch,
             cache=cache,
         )
+    synthetic, share = config.synthetic, 1.0
+    if config.experiment.uses_synthetic and synthetic.role == "public":
+        share = config.public_count / (config.public_count + synthetic.weight * synthetic.count)
     return Plan(
-        mechanism.steps, per_epoch, mechanism, first_eligible_step=first, public_count=config.public_count
-    )
+        mechanism.steps, per_epoch, mechanism, first_eligible_step=first, public_count=config.public_count,
+        private_share=share,
+    )  # fmt: skip
 
 
 def private_mechanism(config: Config, cache: Cache) -> Mechanism:

@@ -11,7 +11,6 @@ from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.errors import UserError
 from mammo_dp.privacy.units import Units
-from mammo_dp.training.head_trainer import PublicSet
 
 
 def units_of(patches: PatchSet, positions: np.ndarray, *, unit: Unit, setting: str) -> Units:
@@ -46,7 +45,7 @@ def training_patches(inputs: Mapping[str, Artifact]) -> PatchSet:
     return patches.joined(PatchSet.load(inputs["synthetic"])) if "synthetic" in inputs else patches
 
 
-def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet | None]:
+def training_units(patches: PatchSet, config: Config) -> tuple[Units, Units | None]:
     """The units of privacy of the training set, and the synthetic images that enter without noise.
 
     Raises UserError if a class is missing, or a patient id where patients are the unit.
@@ -56,7 +55,7 @@ def training_units(patches: PatchSet, config: Config) -> tuple[Units, PublicSet 
     check_both_classes(patches, np.concatenate([real, made]), dataset=config.dataset.name)
     public = None
     if config.synthetic.role == "public" and config.privacy.is_private and len(made):
-        public, made = PublicSet(Units.of_each(made), config.synthetic.weight), made[:0]
+        public, made = Units.of_each(made), made[:0]
     positions = np.concatenate([real, made])
     unit = config.privacy.unit if config.experiment.uses_real else "image"  # synthetic images have no patient
     return units_of(patches, positions, unit=unit, setting="privacy.unit"), public

@@ -6,6 +6,7 @@ state of private data is read on the way. `tests/privacy/test_non_interference.p
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from mammo_dp.engine.artifacts import Artifact, Output, StageResult, Store
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, to_json, write_atomic
 from mammo_dp.models.bundle import BACKBONE, HEAD, model_record, released_settings
+from mammo_dp.models.preparation import PREPARATION, record_of
 from mammo_dp.privacy.events import Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon
@@ -82,7 +84,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
         _check_total(config, _with_earlier(own, root))
         _register(own, root)
     ledger = own.for_release()
-    settings = released_settings(config, output.cache)
+    settings = released_settings(config, output.cache) | record_of(classifier.folder)
     privacy = _privacy(config, record, ledger, output.cache)
     folder = output.folder / BUNDLE
     folder.mkdir(exist_ok=True)
@@ -91,6 +93,8 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     trained = classifier if config.classifier.trains_backbone else inputs.get("backbone")
     if trained is not None:
         save_file(load_file(trained.path(BACKBONE)), folder / BACKBONE, metadata=metadata)
+    if config.recipe.components is not None:  # learnt from public images alone
+        shutil.copyfile(classifier.path(PREPARATION), folder / PREPARATION)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     (folder / "privacy.json").write_text(to_json(privacy))
     (folder / "STATEMENT.md").write_text(f"# Privacy statement\n\n{privacy['statement']}\n")

@@ -25,6 +25,7 @@ class ExtractFeatures(Stage):
         training = {
             f"classifier.{name}": "of training on images" for name in ("backbone_mode", "cache_features")
         }
+        training["classifier.pretrained_on"] = "a statement about the weights"
         return SPEED | OF_THE_GAN | WEIGHTS | training
 
     def label(self, config):
@@ -55,3 +56,13 @@ class ExtractSyntheticFeatures(ExtractFeatures):
 
     def _images(self, config) -> str:
         return "synthetic"
+
+
+class ExtractPublicFeatures(ExtractFeatures):
+    name = "extract_public_features"
+    summary = "public patches -> features of the frozen backbone"
+    optional = True
+    images = "extract_public_patches"
+
+    def _images(self, config) -> str:
+        return config.public_images.name

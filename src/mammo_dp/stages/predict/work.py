@@ -20,7 +20,6 @@ from mammo_dp.files import Cache
 from mammo_dp.models.bundle import Saved
 from mammo_dp.models.features import all_flips, encoder
 from mammo_dp.training import device as devices
-from mammo_dp.training.features import Preparation
 
 PREDICTIONS = "predictions.csv"
 
@@ -89,8 +88,8 @@ def _scores(
         precision=record["precision"],
     )
     head, size = saved.head().to(device), config.runtime.batch_size
-    flips = FLIPS if record["recipe"]["test_flips"] else 1
-    prepare = Preparation.of(record["recipe"])
+    prepare = saved.preparation()
+    flips = FLIPS if record["recipe"]["test_flips"] or prepare.average else 1
     found: list[float] = []
     for start in track(range(0, len(patches), size), "scores", total=-(-len(patches) // size)):
         features = all_flips(np.stack(patches[start : start + size]), encode, settings)[:, :flips].to(device)

@@ -19,6 +19,9 @@ def training_inputs(config) -> dict[str, Input]:
         inputs["features"] = Input("extract_features")
         if config.experiment.uses_synthetic:
             inputs["synthetic_features"] = Input("extract_synthetic_features")
+    if config.uses_public:
+        inputs["preparation"] = Input("fit_preparation")
+        inputs["public_check"] = Input("check_public_images")
     return inputs
 
 
@@ -30,18 +33,18 @@ def training_label(config) -> str:
 class TrainClassifier(Stage):
     name = "train_classifier"
     summary = "patches and features -> a benign/malignant classifier, private at any finite epsilon"
-    version = 6
+    version = 7
     uses = (
         "experiment", "recipe", "pretraining", "privacy", "seed", "classifier", "synthetic", "runtime", "dataset.name",
-        "dataset.population",
+        "dataset.population", "public",
     )  # fmt: skip
     budget = "privacy.epsilon"
 
     def ignores(self, config):
-        ignored = {"pretraining": "counted as the recipe of synpre"}
+        ignored = {"pretraining": "counted as the recipe of synpre"} | _of_public_images(config)
         ignored |= SPEED | OF_THE_GAN | _of_privacy(config) | _of_synthetic_images(config)
         if config.reads_features:
-            fields = set(type(config.classifier).model_fields) - {"trainable"}
+            fields = set(type(config.classifier).model_fields) - {"trainable", "pretrained_on"}
             held = [f"classifier.{name}" for name in fields] + ["runtime.precision"]
             return ignored | dict.fromkeys(held, "counted by the features, an input")
         ignored |= WEIGHTS | {"classifier.cache_features": "the stage reads no features"}
@@ -92,6 +95,13 @@ class TrainClassifier(Stage):
                     "the account of each training unit (risk.csv, metrics.json)", cohort="training", effect="internal",
                     why="it is an exact function of these images", **common,
                 )  # fmt: skip
+        if study in config.classifier.pretrained_on:
+            for name in ("train", "val"):
+                yield Event(
+                    "training of the backbone", cohort=COHORTS[name], effect="shapes_model",  # type: ignore[arg-type]
+                    why="the backbone's weights were trained on images of these patients without differential privacy",
+                    **common,
+                )  # fmt: skip
         if config.validates_on_real:
             yield Event(
                 "choice of the epoch", cohort="validation", effect="shapes_model",
@@ -109,7 +119,10 @@ class TrainClassifier(Stage):
             )  # fmt: skip
 
     def assumptions(self, config):
-        yield "the backbone's weights come from data without these patients"
+        if config.dataset.population not in config.classifier.pretrained_on:
+            yield "the backbone's weights come from data without these patients"
+        if config.uses_public:
+            yield f"the public images ({config.public_images.name}) show none of these patients"
         if not config.privacy.is_private:
             return
         yield (
@@ -160,6 +173,14 @@ def _of_privacy(config) -> dict[str, str]:
     elif config.is_full_batch:
         ignored["privacy.accountant"] = "full batches have an exact formula"
     return ignored
+
+
+def _of_public_images(config) -> dict[str, str]:
+    if not config.uses_public:
+        return {"public": "the recipe reads no public image"}
+    named = ("name", "population", "licence", "citation")  # in the model card and the statement
+    others = set(type(config.public_images).model_fields) - set(named)
+    return {f"public.{name}": "of the public images, an input" for name in others}
 
 
 def _of_synthetic_images(config) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`stage=train_classifier`: train a head, or every parameter, test it, and record what the privacy cost."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from mammo_dp.metrics.performance import performance
 from mammo_dp.models.backbone import build_backbone
 from mammo_dp.models.bundle import BACKBONE, HEAD, model_record, released_settings, weights_name
 from mammo_dp.models.features import check_backbone
+from mammo_dp.models.preparation import PREPARATION, record_of
 from mammo_dp.privacy import accounting
 from mammo_dp.privacy.loss_distribution import cross_check, group_epsilon
 from mammo_dp.privacy.noise import randomness_notes
@@ -102,7 +104,7 @@ def describe(config: Config, result: StageResult, ledger: Mapping[str, Any], out
     """Write the model card of the run, for its owner."""
     spent = (ledger["headline"] or {"epsilon": 0.0})["epsilon"]
     card = model_card(
-        released_settings(config, output.cache),
+        released_settings(config, output.cache) | record_of(output.folder),
         statement=ledger["statement"],
         bundle=False,
         epsilon="unknown" if spent is None else rounded_up(spent, digits=4),
@@ -125,6 +127,8 @@ def _save(state: State, config: Config, inputs: Mapping[str, Artifact], output: 
         save_file(
             {k: v.cpu().contiguous() for k, v in tensors.items()}, output.folder / name, metadata=metadata
         )
+    if "preparation" in inputs:
+        shutil.copyfile(inputs["preparation"].path(PREPARATION), output.folder / PREPARATION)
     return digest([sha256(output.folder / name) for name in parts])
 
 
