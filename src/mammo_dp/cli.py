@@ -24,6 +24,7 @@ USAGE = """\
 usage: python -m mammo_dp [stage=NAME] [KEY=VALUE ...]        one run
        python -m mammo_dp -m stage=NAME KEY=V1,V2,... [...]    a sweep over every combination
        python -m mammo_dp sweep=table1 stage=train_classifier [KEY=VALUE ...]    the 54 runs of the paper's table
+       python -m mammo_dp sweep=no_asterisk stage=train_classifier [...]         the recommended recipe at every budget
        python -m mammo_dp --help KEY | SECTION | STAGE         a setting, a section of settings, what a stage uses
        python -m mammo_dp --cfg job [KEY=VALUE ...]            print the configuration
        python -m mammo_dp --help | --version
@@ -36,13 +37,14 @@ presets (configs/)
 
 common settings
   dataset.root=FOLDER   classifier.weights=imagenet|none|FILE   seed=42   outputs=FOLDER (root of all artifacts)
+  public=patches|mammograms public.root=FOLDER (images of other people: the recommended way, docs/recipes.md)
   privacy.epsilon=6 (inf: not private)   privacy.unit=image|patient   privacy.randomness=secure
   privacy.require=EPS (refuse a run whose end-to-end epsilon would exceed it)
   gan.privacy.epsilon=10 (a private generator)   predict.model=FOLDER predict.input=FOLDER|TABLE
   build_inputs=true (build what is missing)   dry_run=true (only say what would be built)   force=true (run again)
 
 example
-  python -m mammo_dp build_inputs=true stage=train_classifier dataset=toy classifier=swin_micro recipe=dp_gd
+  python -m mammo_dp build_inputs=true stage=train_classifier dataset=toy public=toy
 """
 
 
