@@ -10,6 +10,7 @@ permuted, and features with noise of 1e-6, which must move nothing. Nothing is c
 import argparse
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from mammo_dp import cli
 from mammo_dp.config import Config
 from mammo_dp.data.patch_set import PatchSet
+from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.files import Cache
 from mammo_dp.metrics.bootstrap import interval, patient_draws
 from mammo_dp.metrics.classification import weighted_metrics
@@ -41,6 +43,7 @@ class Study:
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
+        self.known: dict[str, dict[str, Artifact | None]] = {}
         inputs = (
             "fit_preparation" if any(word.startswith("public=") for word in words) else "extract_features"
         )
@@ -50,12 +53,8 @@ class Study:
 
     def run(self, *words: str, seed: int, permuted: bool = False, noise: float = 0.0) -> np.ndarray:
         """Scores of the test images by one run."""
-        (config,) = cli.compose([[*self.words, "stage=train_classifier", f"seed={seed}", *words]])
-        inputs = {
-            role: artifact
-            for role, node in node_of(config).inputs.items()
-            if (artifact := node.artifact()) is not None
-        }
+        config = self._config(words).model_copy(update={"seed": seed})
+        inputs = self._inputs(config)
         patches = training_patches(inputs)
         self.patches, self.test = patches, patches.rows("test")
         if permuted:
@@ -90,6 +89,21 @@ class Study:
                 after(trainer.epoch)
         trainer.selection.network.load_state_dict(trainer.selection.selected()[0])
         return scores(self.test)
+
+    @cache  # noqa: B019
+    def _config(self, words: tuple[str, ...]) -> Config:
+        return cli.compose([[*self.words, "stage=train_classifier", *words]])[0]
+
+    def _inputs(self, config: Config) -> dict[str, Artifact]:
+        """What the run reads, looked up once for each recipe."""
+        if config.recipe.name not in self.known:
+            nodes = node_of(config).inputs
+            self.known[config.recipe.name] = {role: node.artifact() for role, node in nodes.items()}
+        return {
+            role: artifact
+            for role, artifact in self.known[config.recipe.name].items()
+            if artifact is not None
+        }
 
     @staticmethod
     def _validation(config: Config, patches: PatchSet, scores) -> tuple[np.ndarray, np.ndarray]:

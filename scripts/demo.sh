@@ -4,7 +4,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment test
 
-toy=(dataset=toy classifier=swin_micro)
-"$PY" -m mammo_dp -m build_inputs=true stage=train_classifier "${toy[@]}" experiment=real recipe=dp_gd \
+"$PY" -m mammo_dp -m build_inputs=true stage=train_classifier dataset=toy public=toy \
     privacy.epsilon=1,6,60,inf seed=0,1,2
 "$PY" -m mammo_dp stage=report

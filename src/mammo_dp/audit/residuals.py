@@ -132,7 +132,7 @@ class Residuals:
 
 
 def fresh_noise(first: Sequence[torch.Tensor]) -> float:
-    """P-value of independence between the first steps of several runs, each (coordinates,); 1 where it cannot be told."""
+    """P-value of independence between the first steps of several runs, (coordinates,) each; 1 where nothing tells."""
     pairs = [(a, b) for i, a in enumerate(first) for b in first[:i]]
     p = [_two_sided(norm, float(a @ b) / math.sqrt(len(a))) for a, b in pairs if len(a) > 30]
     return min(1.0, len(p) * min(p)) if p else 1.0
