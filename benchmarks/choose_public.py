@@ -41,7 +41,8 @@ EPSILONS, REPEATS, TRAINED_ON = (1.0, 6.0), 100, 0.8
 def features_of(name: str, folder: Path, weights: Path, outputs: Path) -> torch.Tensor:
     """(n, 4, d), in the order of the files."""
     words = ["stage=extract_public_features", "dataset=release", "classifier=mobilenetv2", "public=patches",
-             f"classifier.weights={weights}", f"public.root={folder}", f"public.name={name}", f"outputs={outputs}",
+             f"classifier.weights={weights}", f"public.root={folder}", f"public.name={name}",
+             f"public.population={name}", f"outputs={outputs}",
              "build_inputs=true"]  # fmt: skip
     if cli.main(words) != cli.DONE:
         sys.exit("the features could not be computed")

@@ -146,8 +146,18 @@ def main() -> None:
     data = arguments.shared.resolve() / "data"
     base = ["dataset=release", f"dataset.root={data}/release", "classifier=mobilenetv2",
             f"classifier.weights={arguments.weights.resolve()}", f"outputs={arguments.outputs}"]  # fmt: skip
-    folder = ["public=patches", f"public.root={data}/public/mias_patches", "public.name=mias"]
-    films = ["public=mammograms", f"public.root={data}/public/mias_whole", "public.name=mias_whole"]
+    folder = [
+        "public=patches",
+        f"public.root={data}/public/mias_patches",
+        "public.name=mias",
+        "public.population=mini-MIAS",
+    ]
+    films = [
+        "public=mammograms",
+        f"public.root={data}/public/mias_whole",
+        "public.name=mias_whole",
+        "public.population=mini-MIAS",
+    ]
     rows = {
         "dp_gd": (base, ("recipe=dp_gd",), {}),
         "dp_rule": (base, ("recipe=dp_rule",), {}),

@@ -11,8 +11,8 @@ NEEDED = {
     "syn": ("synthetic=release", "privacy.epsilon=inf"),
     "synpre": ("synthetic=release", "privacy.epsilon=inf"),
     "real_syn": ("synthetic=release",),
-    "patches": ("public.root=/images",),
-    "mammograms": ("public.root=/images",),
+    "patches": ("public.root=/images", "public.population=others"),
+    "mammograms": ("public.root=/images", "public.population=others"),
 }
 
 

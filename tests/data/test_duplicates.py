@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mammo_dp.data.duplicates import Cut, clusters, contradicts, copied_patches, dropped
+from mammo_dp.data.duplicates import Cut, clusters, contradicts, copied_patches, dropped, same_pictures
 from mammo_dp.data.patches import Box
 from tests.conftest import shared
 
@@ -98,7 +98,9 @@ COPIES = {
     "JPEG": lambda image: cv2.imdecode(
         cv2.imencode(".jpg", image[:, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])[1], 0
     ),
-    "other grey values": lambda image: (((image / 255) ** 1.2) * 200 + 20).astype(np.uint8),
+    "turned by 90 degrees": lambda image: np.ascontiguousarray(image.T[::-1]),
+    "inverted": lambda image: 255 - image,
+    "brighter": lambda image: (((image / 255) ** 1.2) * 200 + 20).astype(np.uint8),
     "smaller": lambda image: cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA),
 }
 
@@ -110,6 +112,14 @@ def test_a_copy_of_a_patch_is_found(how):
     others = [cv2.resize(image, copy.shape[::-1]) for image in blobs(20, seed=1)]
     others[5] = copy
     assert copied_patches(patches, np.stack(others)) == [(17, 5)]
+
+
+def test_whole_images_are_found_in_any_position_and_no_others():
+    pictures = np.stack([cv2.resize(image, (32, 32)) for image in blobs(30, seed=0)])
+    others = np.stack([cv2.resize(image, (32, 32)) for image in blobs(10, seed=1)])
+    others[4] = np.clip(pictures[12].T[::-1].astype(int) + 2, 0, 255)
+    others[5] = pictures[7] = 0
+    assert same_pictures(pictures.reshape(30, -1), others.reshape(10, -1)) == [(12, 4)]
 
 
 def test_other_patches_are_no_copies():

@@ -46,8 +46,8 @@ BASES = {
     "release": ("experiment=real_syn", "synthetic=release", "synthetic.root=x", "recipe=dp_gd", "privacy.epsilon=6"),
     "synpre": ("experiment=synpre_realft", "synthetic=mcgan", "recipe=dp_gd", "privacy.epsilon=6"),
     "chosen generator": ("gan.select=fid",),
-    "public patches": ("public=patches", "public.root=x", "privacy.epsilon=6"),
-    "public mammograms": ("public=mammograms", "public.root=x", "privacy.epsilon=6"),
+    "public patches": ("public=patches", "public.root=x", "public.population=y", "privacy.epsilon=6"),
+    "public mammograms": ("public=mammograms", "public.root=x", "public.population=y", "privacy.epsilon=6"),
     "public data set": ("public=toy", "privacy.epsilon=6"),
 }  # fmt: skip
 

@@ -77,11 +77,13 @@ def test_a_mean_over_flips_does_not_know_their_order(public):
     assert not torch.allclose(prepare(public)[:, 0], Preparation(normalize=True)(public)[:, 0])
 
 
-def test_too_few_images_are_refused(public):
+def test_more_components_than_the_images_can_carry_are_refused(public):
     with pytest.raises(
-        UserError, match=r"needs more than 60 public images, and there are 60.*recipe.components=30"
+        UserError, match=r"there are 20 and 24: set recipe.components=10, or give more images"
     ):
-        Directions.fit(public, components=N, whitening=0.5)
+        Directions.fit(public[:20], components=20, whitening=0.5)
+    with pytest.raises(UserError, match=r"there are 60 and 24: set recipe.components=24$"):
+        Directions.fit(public, components=D + 1, whitening=0.5)
 
 
 def test_noise_far_below_a_feature_moves_nothing(public):

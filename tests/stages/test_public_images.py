@@ -1,5 +1,6 @@
 """Public images from a folder or data set to a private head: what is refused, what is said, what leaves."""
 
+import hashlib
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from mammo_dp import cli
 from mammo_dp.audit import work as attack
 from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.errors import UserError
+from mammo_dp.files import walk_files
 from mammo_dp.models.preparation import PREPARATION, Directions, Preparation
 from mammo_dp.stages import node_of
 from mammo_dp.training import build
@@ -47,6 +49,10 @@ def test_the_recommended_recipe_follows_from_what_is_named():
         (("recipe=dp_public", "stage=train_classifier"), r"set public=patches public\.root=FOLDER"),
         (("stage=fit_preparation",), r"stage=fit_preparation needs public images"),
         (("public=patches",), r"set public\.root=FOLDER"),
+        (("public=patches", "public.root=x"), r"set public\.population to a word"),
+        (("public=toy", "public.population=Toy  Phantoms"), "nobody in the study may be among them"),
+        (("public=mammograms", "public.root=x", "public.crop_side=[0,0.4]"), "greater than 0"),
+        (("public=mammograms", "public.root=x", "public.crop_side=[0.4,0.2]"), "the smaller first"),
         (("public=toy", "public.population=toy phantoms"), "nobody in the study may be among them"),
         (("public=toy", "public.dataset.population=toy phantoms"), "nobody in the study may be among them"),
         (("public=toy", "classifier.trainable=all", "recipe.lr=1"), r"recipe\.flips=mean is for features of a frozen"),
@@ -113,7 +119,7 @@ def folder_of(small, tmp_path, *extra: np.ndarray) -> tuple[str, ...]:
     ):
         cv2.imwrite(str(tmp_path / f"{number:03d}.png"), image)
     (tmp_path / "film.png").write_bytes(b"no image")
-    return (*small.small, "public=patches", *RECIPE, f"public.root={tmp_path}")
+    return (*small.small, "public=patches", *RECIPE, f"public.root={tmp_path}", "public.population=others")
 
 
 def test_a_mirrored_and_compressed_copy_of_a_training_patch_stops_the_run(small, tmp_path, capsys):
@@ -123,10 +129,42 @@ def test_a_mirrored_and_compressed_copy_of_a_training_patch_stops_the_run(small,
     words = (*folder_of(small, tmp_path, copy), "stage=train_classifier", "build_inputs=true")
     capsys.readouterr()
     assert small.run(*words) != cli.DONE
-    assert "1 public patches are copies of patches of the study" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "1 patches of the public images are in the study as well" in refused
+    assert "020" not in refused  # whoever learns which one is missing learns who is in the study
+    assert "take another collection as a whole" in refused
     assert node_of(config_of(*words)).artifact() is None
-    (tmp_path / "020.png").unlink()
-    assert small.run(*words) == cli.DONE
+
+
+def test_a_film_of_the_study_stops_the_run_whatever_is_cut_from_it(small, tmp_path, capsys):
+    """A whole public mammogram that is a training film in another file format, turned by 180 degrees."""
+    import pydicom
+
+    rows = node_of(config_of(*small.small), "extract_patches").artifact()
+    wanted = PatchSet.load(rows).index["source_sha256"].iloc[0]
+    film = next(
+        path
+        for path in walk_files(small.root / "toy")
+        if hashlib.sha256(path.read_bytes()).hexdigest() == wanted
+    )
+    cv2.imwrite(str(tmp_path / "film.png"), pydicom.dcmread(film).pixel_array[::-1, ::-1])
+    words = (*small.small, "public=mammograms", *RECIPE, f"public.root={tmp_path}", "public.population=others",
+             "public.crops=30", "public.crop_side=[0.1,0.3]", "stage=train_classifier",
+             "build_inputs=true")  # fmt: skip
+    capsys.readouterr()
+    assert small.run(*words) != cli.DONE
+    assert "1 whole images of the public images are in the study as well" in capsys.readouterr().err
+
+
+def test_a_study_of_people_who_were_public_before_is_no_claim(fresh, capsys):
+    words = [*with_phantoms(fresh), "privacy.epsilon=2", "stage=export", "build_inputs=true",
+             "export.accept=[seeded_noise,large_delta]"]  # fmt: skip
+    assert fresh.run(*words) == cli.DONE
+    others = [*words, "public.population=others", "public.dataset.population=others"]
+    capsys.readouterr()
+    assert fresh.run(*others, "dataset.population='public toy phantoms'") != cli.DONE
+    assert "were the public images of an earlier bundle" in capsys.readouterr().err
+    assert fresh.run(*others, "dataset.population='people of another town'") == cli.DONE
 
 
 def test_an_equal_file_or_patient_stops_the_run(small, tmp_path, capsys):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from mammo_dp.config.schema import OF_A_CLASSIFIER, OF_PUBLIC_IMAGES, Config
 
 UNNAMED_POPULATION = "custom table"  # of configs/dataset/custom.yaml
+UNNAMED_PUBLIC = "unnamed public images"  # of configs/public/
 UNNAMED = (
     "a private run on your own data: set dataset.population to an identifier of the cohort, the same one for all "
     "tables of the same patients, since their releases are added up under it"
@@ -72,7 +73,8 @@ def _trained_layers(config: Config) -> str | None:
         return None
     if config.classifier.features != "last":
         return "synpre trains a backbone whose last features its head reads; set classifier.features=last"
-    if not recipe.zero_init and recipe.normalize_features != config.pretraining.normalize_features:
+    other = recipe.normalize_features != config.pretraining.normalize_features or config.uses_public
+    if not recipe.zero_init and other:
         return (
             "synpre_realft starts from the head of synpre, which was trained on other features: set "
             "recipe.normalize_features as pretraining.normalize_features, or recipe.zero_init=true"
@@ -208,6 +210,10 @@ def _accountant(config: Config) -> str | None:
     return None
 
 
+def _word(population: str) -> str:
+    return " ".join(population.casefold().split())
+
+
 def _public_images(config: Config) -> str | None:
     public, recipe, classifier = config.public, config.recipe, config.classifier
     name_some = (
@@ -218,13 +224,17 @@ def _public_images(config: Config) -> str | None:
             return f"stage={config.stage} needs public images: {name_some}"
         if recipe.components is not None and config.stage in OF_A_CLASSIFIER:
             return f"recipe={recipe.name} learns from public images: {name_some}, or recipe=dp_rule"
-    elif public.population == config.dataset.population or (
-        public.dataset is not None and public.dataset.population == config.dataset.population
-    ):
+    elif public.population == UNNAMED_PUBLIC:
         return (
-            f"the public images are of population {public.population}, and so is the study: nobody in the study may be "
-            "among them; set public=... to images of other people"
+            "set public.population to a word for the people of the public images; it stands in the statement"
         )
+    else:
+        shown = {_word(public.population), _word(public.dataset.population if public.dataset else "")}
+        if _word(config.dataset.population) in shown:
+            return (
+                f"the public images are of population {public.population}, and so is the study: nobody in the study "
+                "may be among them; set public=... to images of other people"
+            )
     if config.pretraining.components is not None:
         return "synpre trains every parameter, so there are no components; set pretraining.components=null"
     if recipe.flips == "mean" and (classifier.trains_backbone or classifier.backbone_mode == "train"):

@@ -26,6 +26,20 @@ class Section(BaseModel):
     )
 
 
+def _ordered(given: list[float]) -> list[float]:
+    if given[0] > given[1]:
+        raise ValueError("must be [from, to], the smaller first")
+    return given
+
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ordered)]  # from, to
+Ratio = Annotated[float, Field(gt=0, le=10)]
+Ratios = Annotated[list[Ratio], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+Fractions = Annotated[
+    list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2), AfterValidator(_ordered)
+]
+
+
 # --- data -------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +148,7 @@ class Public(Section):
     """Of dataset: which one. Its labels are not used."""
     crops: int = Field(10, gt=0)
     """Of mammograms: from each."""
-    crop_side: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.06, 0.16]
+    crop_side: Fractions = [0.06, 0.16]
     """Of mammograms: side of a crop, [from, to] as fractions of the longer side of the image, log-uniform. The default
     is 15 to 40 mm of a film of 25 cm, as the paper's patches are."""
     seed: int = Field(0, ge=0)
@@ -396,15 +410,6 @@ class GanPrivacy(Section):
 # --- synthetic images -------------------------------------------------------------------------------------------
 
 
-def _ordered(given: list[float]) -> list[float]:
-    if given[0] > given[1]:
-        raise ValueError("must be [from, to], the smaller first")
-    return given
-
-
-Interval = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ordered)]  # from, to
-Ratio = Annotated[float, Field(gt=0, le=10)]
-Ratios = Annotated[list[Ratio], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 
@@ -639,6 +644,17 @@ class Launcher(Section):
     """Further parameters of sbatch, as in {constraint: a100}."""
 
 
+def _paths_of(public: Dataset | None) -> dict[str, str]:
+    """The keys of public data that hold a path, with that path."""
+    if public is None:
+        return {}
+    roots = {
+        f"sources.{name}.root": s.root for name, s in public.sources.items() if Path(s.root).is_absolute()
+    }
+    others = {"root": public.root, "table": public.table, "pseudonyms": public.pseudonyms}
+    return {f"public.dataset.{key}": path or "" for key, path in (roots | others).items()}
+
+
 # --- the whole --------------------------------------------------------------------------------------------------
 
 # stages that are about one classifier, so that its settings must make sense
@@ -817,6 +833,7 @@ class Config(Section):
             "dataset.root": data.root or "",
             "outputs": self.outputs if data.is_confidential else "",  # may lie beside the data
             "public.root": (self.public and self.public.root) or "",
+            **_paths_of(self.public.dataset if self.public else None),
             "classifier.weights": weights if self.classifier.weights_file and weights[:4] != "pkg:" else "",
             "predict.model": self.predict.model or "",
             "predict.input": self.predict.input or "",

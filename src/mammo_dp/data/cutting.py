@@ -70,7 +70,7 @@ def cut_image(task: Task) -> CutImage:
             pngs[number] = cv2.imencode(".png", patch)[1].tobytes()
         except Exception as error:
             outcomes[number] = _why(error)
-    return CutImage(outcomes, pngs, image.sha256, image.shape, _thumbnail(image))
+    return CutImage(outcomes, pngs, image.sha256, image.shape, thumbnail(image))
 
 
 def _why(error: Exception) -> str:
@@ -116,7 +116,7 @@ def _mask(region: MaskFile, shape: tuple[int, int]) -> tuple[np.ndarray, str]:
     raise ValueError("; ".join(dict.fromkeys(reasons)))
 
 
-def _thumbnail(image: Grey) -> bytes:
+def thumbnail(image: Grey) -> bytes:
     """A small copy, stretched to all grey values, so that the depth of the file does not tell copies apart."""
     step = max(1, min(image.shape) // (16 * THUMBNAIL))
     sample = np.ascontiguousarray(image.stored[::step, ::step])

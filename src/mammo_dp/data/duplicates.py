@@ -97,18 +97,43 @@ SAME_PATCH = 0.985
 
 
 def copied_patches(patches: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (patch, other) where a patch is the other one, also mirrored, in other grey values or lossy compressed.
+    """Pairs (patch, other) where a patch is the other one: also turned, mirrored, inverted, brighter, lossy compressed.
 
-    (n, s, s) and (m, t, t) uint8. A copy that was cut a few px elsewhere is not found.
+    (n, s, s) and (m, t, t) uint8. A copy that was cut a few px elsewhere, or whose contrast was changed from place to
+    place, is not found.
     """
     if not len(patches) or not len(others):
         return []
     own = _standardised(patches)
     found: set[tuple[int, int]] = set()
-    for turned in (others, others[:, :, ::-1], others[:, ::-1], others[:, ::-1, ::-1]):
-        alike = own @ _standardised(turned).T >= SAME_PATCH
+    for turned in _turned(others):
+        alike = np.abs(own @ _standardised(turned).T) >= SAME_PATCH
         found.update(zip(*(numbers.tolist() for numbers in np.nonzero(alike)), strict=True))
     return sorted(found)
+
+
+def same_pictures(own: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of whole images with equal thumbnails (as for `clusters`), also turned. (n, 1024) and (m, 1024) uint8."""
+    side = round(own.shape[1] ** 0.5)
+    own, means = own.astype(np.int16), own.mean(axis=1)
+    found: set[tuple[int, int]] = set()
+    for turned in _turned(others.reshape(-1, side, side)):
+        for number, picture in enumerate(turned.reshape(-1, side * side).astype(np.int16)):
+            near = np.flatnonzero(np.abs(means - picture.mean()) <= SAME_PICTURE)
+            if picture.min() == picture.max():
+                continue  # an empty image
+            alike = (np.abs(own[near] - picture) <= SAME_PICTURE).all(axis=1)
+            found.update((int(first), number) for first in near[alike])
+    return sorted(found)
+
+
+def _turned(images: np.ndarray) -> list[np.ndarray]:
+    """(n, s, s) images in their eight positions."""
+    upright = (images, images.transpose(0, 2, 1))
+    return [x[:, rows, columns] for x in upright for rows in _WAYS for columns in _WAYS]
+
+
+_WAYS = (slice(None), slice(None, None, -1))
 
 
 def _standardised(patches: np.ndarray) -> np.ndarray:

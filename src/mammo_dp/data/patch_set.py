@@ -1,5 +1,6 @@
 """A patches artifact as arrays: the index as a table, the images as one uint8 array."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from mammo_dp.data.records import Lesion
 from mammo_dp.engine.artifacts import Artifact
 
 INDEX = "index.csv"
+PICTURES = "pictures.npy"  # (images, 1024) uint8 thumbnails of the source images
 INDEX_COLUMNS = (
     "patch", "source", "split", "patient", "image", "lesion", "view", "laterality", "density", "abnormality",
     "subtlety", "acquisition", "pathology", "malignant", "box_x0", "box_y0", "box_x1", "box_y1", "source_sha256", "row",
@@ -45,6 +47,11 @@ class PatchSet:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """(images, 1024) uint8 thumbnails of the source images of an artifact."""
+        return np.load(self.artifacts[0].path(PICTURES))
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -83,6 +90,12 @@ def _read_png(artifact: Artifact, name: str) -> np.ndarray:
 def patch_name(number: int, *, source: str, split: str, malignant: bool) -> str:
     """Where the PNG of a patch lies in its artifact."""
     return f"{source}/{split}/{'malignant' if malignant else 'benign'}/{number:05d}.png"
+
+
+def write_pictures(folder: Path, thumbnails: Mapping[str, bytes]) -> None:
+    """By SHA-256 of the source image, so that each is there once."""
+    every = [np.frombuffer(thumbnail, np.uint8) for thumbnail in thumbnails.values()]
+    np.save(folder / PICTURES, np.stack(every))
 
 
 def encoded(image: np.ndarray) -> bytes:

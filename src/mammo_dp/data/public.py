@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mammo_dp.config.schema import Public
+from mammo_dp.data.cutting import thumbnail
 from mammo_dp.data.images import Grey, read_image, why_unreadable
 from mammo_dp.data.patches import Box, cut, resize, whole
 from mammo_dp.data.unlabelled import SUFFIXES
@@ -27,6 +28,7 @@ class PublicPatch:
     box: Box
     file: str  # relative to the folder
     sha256: str
+    thumbnail: bytes  # of the file, 1024 uint8
 
 
 def files_of(public: Public) -> list[Path]:
@@ -55,7 +57,8 @@ def patches_of(public: Public, path: Path, *, size: int) -> list[PublicPatch] | 
     if not found:
         return "no place for a crop: too little of the image is tissue"
     file = path.relative_to(str(public.root)).as_posix()
-    return [PublicPatch(pixels, box, file, image.sha256) for pixels, box in found]
+    small = thumbnail(image)
+    return [PublicPatch(pixels, box, file, image.sha256, small) for pixels, box in found]
 
 
 def _crops(

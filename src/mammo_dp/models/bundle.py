@@ -17,7 +17,7 @@ from mammo_dp.config import Config
 from mammo_dp.config.schema import Classifier
 from mammo_dp.engine.artifacts import Artifact, Store
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache, file_identity
+from mammo_dp.files import Cache, file_identity, sha256
 from mammo_dp.layers import Affine
 from mammo_dp.models.backbone import build_backbone, take_norm
 from mammo_dp.models.preparation import PREPARATION, Preparation
@@ -28,8 +28,11 @@ HEAD, BACKBONE = "head.safetensors", "backbone.safetensors"
 USED_BY_HEAD = ("head", "hidden", "normalize_features", "feature_norm", "flips", "components", "test_flips")
 
 
-def model_record(config: Config, cache: Cache) -> dict[str, Any]:
-    """What is needed to use the weights: how inputs are made, which backbone, which head. No path, nothing private."""
+def model_record(config: Config, cache: Cache, *, folder: Path) -> dict[str, Any]:
+    """What is needed to use the weights: how inputs are made, which backbone, which head. No path, nothing private.
+
+    folder: of the trained classifier, which may hold a preparation.
+    """
     classifier, recipe = config.classifier, config.recipe
     record = {
         "patches": config.patches.model_dump(),
@@ -40,6 +43,8 @@ def model_record(config: Config, cache: Cache) -> dict[str, Any]:
     }
     if classifier.trains_backbone or config.experiment.continues_synpre:
         record["backbone"] = BACKBONE
+    if (folder / PREPARATION).is_file():
+        record["preparation"] = sha256(folder / PREPARATION)
     return record
 
 
@@ -128,10 +133,13 @@ class Saved:
         """What is done to features before the head. Raises UserError if its file is gone."""
         recipe = self.record["recipe"]
         file = None
-        if recipe["components"] is not None:
-            file = self.artifact.path(PREPARATION) if self.artifact else self.folder / PREPARATION
-            if not file.is_file():
-                raise UserError(f"predict.model has no {PREPARATION}; copy the whole folder again")
+        if recipe.get("components") is not None:
+            file = self.folder / PREPARATION
+            if not file.is_file() or sha256(file) != self.record["preparation"]:
+                raise UserError(
+                    f"predict.model has no {PREPARATION}, or another than its head was trained behind; copy the whole "
+                    "folder again"
+                )
         return Preparation.of(recipe, file)
 
     def head(self) -> nn.Sequential:

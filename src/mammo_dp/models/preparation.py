@@ -43,10 +43,12 @@ class Directions:
         A component's projection is divided by (variance + RIDGE)^(whitening / 2). Order and signs are fixed: by falling
         variance, the largest entry positive. Raises UserError if there are too few images.
         """
-        if len(features) <= components:
+        images, _, width = features.shape
+        if images <= components or width < components:
             raise UserError(
-                f"recipe.components={components} needs more than {components} public images, and there are "
-                f"{len(features)}; give more images, or set recipe.components={max(len(features) // 2, 1)}"
+                f"recipe.components={components} needs more public images than that and as many features; there are "
+                f"{images} and {width}: set recipe.components={max(min(images // 2, width), 1)}"
+                + ("" if images > components else ", or give more images")
             )
         x = unit_length(features).double().mean(dim=1)
         mean, spread = x.mean(dim=0), x.std(dim=0).clamp(min=LEAST_SPREAD)
@@ -67,17 +69,13 @@ class Directions:
         return cls(**load_file(path))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., d) -> (..., k) float64.
+        """(..., d) -> (..., k), both float64 on the CPU.
 
         Vectors and components are rounded to a grid, so that all sums of the projection are exact: the bits of a row
         do not depend on the rows beside it, which a matrix product does not promise.
         """
-        mean, spread, components, scales = (
-            tensor.to(features.device) for tensor in (self.mean, self.spread, self.components, self.scales)
-        )
-        z = functional.normalize((features.double() - mean) / spread, dim=-1)
-        on_grid = (z * 2.0**GRID_BITS).round() @ (components * 2.0**GRID_BITS).round()
-        return on_grid * scales
+        z = functional.normalize((features - self.mean) / self.spread, dim=-1)
+        return (z * 2.0**GRID_BITS).round() @ (self.components * 2.0**GRID_BITS).round() * self.scales
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,8 @@ class Preparation:
         """From a recipe's record, and the file of `fit_preparation` where it has components."""
         return cls(
             normalize=recipe["normalize_features"],
-            norm=recipe["feature_norm"],
-            average=recipe["flips"] == "mean",
+            norm=recipe.get("feature_norm", 1.0),  # bundles of before there was another
+            average=recipe.get("flips") == "mean",
             directions=Directions.load(file) if file is not None else None,
         )
 
@@ -107,14 +105,14 @@ class Preparation:
         """(..., flips, d) -> (..., flips or 1, d or k) float32. Without `average`, any (..., d) will do."""
         if not self.normalize:
             return features
-        features = unit_length(features)
+        prepared = unit_length(features)
         if self.average:
-            features = features.mean(dim=-2, keepdim=True)
+            prepared = prepared.mean(dim=-2, keepdim=True)
         if self.directions is not None:
-            features = self.directions(features)
+            prepared = self.directions(prepared.double().cpu())
         if self.average or self.directions is not None:
-            features = functional.normalize(features, dim=-1)
-        return (features * self.norm).float() if self.norm != 1 else features.float()
+            prepared = functional.normalize(prepared, dim=-1)
+        return (prepared * self.norm).to(features.device, torch.float32)
 
 
 def record_of(folder: Path) -> dict[str, Any]:

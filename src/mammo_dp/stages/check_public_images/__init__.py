@@ -10,7 +10,7 @@ class CheckPublicImages(Stage):
     summary = (
         "the study's patches and the public ones -> the proof that they share no patient id, file or picture"
     )
-    version = 1
+    version = 2
     uses = ("dataset.name", "dataset.population")
     optional = True
 

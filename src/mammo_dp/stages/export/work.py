@@ -22,7 +22,7 @@ from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, to_json, write_atomic
 from mammo_dp.models.bundle import BACKBONE, HEAD, model_record, released_settings
 from mammo_dp.models.preparation import PREPARATION, record_of
-from mammo_dp.privacy.events import Mechanism
+from mammo_dp.privacy.events import Event, Mechanism
 from mammo_dp.privacy.ledger import Ledger, events_of
 from mammo_dp.privacy.loss_distribution import group_epsilon
 from mammo_dp.privacy.statement import statement
@@ -37,6 +37,7 @@ MECHANISM_KEYS = (
     "noise_scale_in_grid_steps", "sensitivity_in_grid_steps",
 )  # fmt: skip
 GROUPS = (2, 4, 8, 16)  # images of a patient for whom an image-level guarantee is re-read; fixed, not counted
+AS_PUBLIC = "directions of these people as public images"
 RELEASES = ".releases.jsonl"  # in the root of artifacts: every bundle ever built, also those deleted since
 
 
@@ -62,7 +63,13 @@ def check_ledger(config: Config, ledger: Ledger) -> None:
     warned = warnings(config)
     if warned and "large_delta" not in accepted:
         raise UserError(f"{warned[0]}, or export it all the same with export.accept=[large_delta]")
-    _check_total(config, _with_earlier(ledger, Path(config.outputs)))
+    total = _with_earlier(ledger, Path(config.outputs))
+    if any(event.what == AS_PUBLIC for event in total.events) and "no_guarantee" not in accepted:
+        raise UserError(
+            f"the people of {config.dataset.population} were the public images of an earlier bundle, which released "
+            "directions of theirs without noise; export it all the same with export.accept=[no_guarantee]"
+        )
+    _check_total(config, total)
 
 
 def _check_total(config: Config, total: Ledger) -> None:
@@ -82,13 +89,13 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     root = output.folder.parents[1]
     with Store(root).lock(root / "export" / RELEASES):  # what is checked here is what is registered
         _check_total(config, _with_earlier(own, root))
-        _register(own, root)
+        _register(own, root, public=config.public_images.population if config.uses_public else "")
     ledger = own.for_release()
     settings = released_settings(config, output.cache) | record_of(classifier.folder)
     privacy = _privacy(config, record, ledger, output.cache)
     folder = output.folder / BUNDLE
     folder.mkdir(exist_ok=True)
-    metadata = {"model": to_json(model_record(config, output.cache))}
+    metadata = {"model": to_json(model_record(config, output.cache, folder=classifier.folder))}
     save_file(load_file(classifier.path(HEAD)), folder / HEAD, metadata=metadata)
     trained = classifier if config.classifier.trains_backbone else inputs.get("backbone")
     if trained is not None:
@@ -135,7 +142,8 @@ def _with_earlier(own: Ledger, root: Path) -> Ledger:
     path = root / RELEASES
     try:
         lines = path.read_text().splitlines() if path.exists() else []
-        earlier = events_of(json.loads(line) for line in lines if line)
+        records = [json.loads(line) for line in lines if line]
+        earlier = events_of(records)
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(
             f"{path} is damaged, so what was released before cannot be added up; restore it from a backup (a line that "
@@ -143,14 +151,18 @@ def _with_earlier(own: Ledger, root: Path) -> Ledger:
         ) from None
     studies = {event.study for event in own.events}
     both = (*own.events, *(event for event in earlier if event.study in studies))
+    for study in sorted(studies & {str(line.get("public", "")) for line in records}):
+        why = "these people were the public images of an earlier bundle"
+        both += (Event(AS_PUBLIC, "fit_preparation", "training", study, "shapes_model", why),)
     return replace(own, events=tuple(dict.fromkeys(both)))
 
 
-def _register(own: Ledger, root: Path) -> None:
+def _register(own: Ledger, root: Path, *, public: str) -> None:
     """Before the bundle is built: one that was built may have left, whatever becomes of its folder."""
     path = root / RELEASES
     before = path.read_text() if path.exists() else ""
-    write_atomic(path, before + json.dumps({"events": [event.to_dict() for event in own.events]}) + "\n")
+    record = {"events": [event.to_dict() for event in own.events], "public": public}
+    write_atomic(path, before + json.dumps(record) + "\n")
 
 
 def _privacy(config: Config, record: Mapping[str, Any], ledger: Ledger, cache: Cache) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mammo_dp.stages.common import IDENTIFIED_BY_CONTENT
 class ExtractPatches(Stage):
     name = "extract_patches"
     summary = "raw mammograms or published patches -> 128x128 mass patches and their index"
-    version = 3
+    version = 4
     uses = ("dataset", "patches")
     kept = False
 

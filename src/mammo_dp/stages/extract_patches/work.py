@@ -1,6 +1,6 @@
 """`stage=extract_patches`: raw mammograms or published patches -> 128x128 8-bit PNGs and what is known of them.
 
-Writes index.csv, skipped.csv, contact_sheet.png and data_card.md beside the patches.
+Writes index.csv, skipped.csv, pictures.npy, contact_sheet.png and data_card.md beside the patches.
 """
 
 import errno
@@ -19,7 +19,7 @@ from mammo_dp.config import Config
 from mammo_dp.data import duplicates, splits, toy
 from mammo_dp.data.cutting import CutImage, Geometry, Place, Task
 from mammo_dp.data.journal import cut_all
-from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, index_row, patch_name
+from mammo_dp.data.patch_set import INDEX, INDEX_COLUMNS, index_row, patch_name, write_pictures
 from mammo_dp.data.pseudonyms import check_writable
 from mammo_dp.data.readers import READERS
 from mammo_dp.data.readers.request import Request
@@ -117,6 +117,7 @@ def _extract(config: Config, output: Output) -> StageResult:
         )
     _remove_others(output.folder, set(index["patch"]))
     _write_sheet(output.folder, rows, images)
+    write_pictures(output.folder, {images[n].sha256: images[n].thumbnail for n in rows})
     remarks = pd.DataFrame(notes, columns=pd.Index(["source", "row", "note"]))
     card = data_card(index, skipped, remarks, clusters, settings=_stated(config), sources=_sources(config))
     (output.folder / "data_card.md").write_text(card, encoding="utf-8")

@@ -16,7 +16,7 @@ def of_public(config):
 class ExtractPublicPatches(Stage):
     name = "extract_public_patches"
     summary = "public images of other people -> patches, which a preparation is learnt from"
-    version = 1
+    version = 2
     uses = ("public", "patches")
     kept = False
     optional = True
@@ -48,7 +48,8 @@ class ExtractPublicPatches(Stage):
         return {"public": files.tree_identity(Path(str(config.public_images.root)))}
 
     def is_confidential(self, config):
-        return False
+        data = config.public_images.dataset
+        return data is not None and data.is_confidential
 
     def events(self, config, cache):
         return ()  # public images, of nobody in the study

@@ -1,6 +1,6 @@
 """`stage=extract_public_patches`: read a folder or data set of public images. Labels are not needed, nor used.
 
-Writes index.csv and skipped.csv beside the patches.
+Writes index.csv, skipped.csv and pictures.npy beside the patches.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from mammo_dp.config import Config
-from mammo_dp.data.patch_set import INDEX, encoded, write_png
+from mammo_dp.data.patch_set import INDEX, encoded, write_pictures, write_png
 from mammo_dp.data.public import files_of, patches_of
 from mammo_dp.engine.artifacts import Artifact, Output, StageResult
 from mammo_dp.engine.progress import track
@@ -27,13 +27,14 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
     public = config.public_images
     if public.dataset is not None:
         return extraction.run(of_public(config), inputs, output)
-    rows, skipped = [], []
+    rows, skipped, thumbnails = [], [], {}
     paths = files_of(public)
     for path in track(paths, "public images", total=len(paths)):
         found = patches_of(public, path, size=config.patches.size)
         if isinstance(found, str):
             skipped.append({"row": path.name, "reason": found})
             continue
+        thumbnails[found[0].sha256] = found[0].thumbnail
         for patch in found:
             name = f"{public.name}/{len(rows):05d}.png"
             write_png(output.folder / name, encoded(patch.pixels))
@@ -45,6 +46,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             )
     if not rows:
         raise UserError(f"none of the {len(paths)} public images gives a patch ({skipped[0]['reason']})")
+    write_pictures(output.folder, thumbnails)
     pd.DataFrame(rows).to_csv(output.folder / INDEX, index=False)
     pd.DataFrame(skipped, columns=pd.Index(["row", "reason"])).to_csv(
         output.folder / "skipped.csv", index=False

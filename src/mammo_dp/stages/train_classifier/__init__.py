@@ -33,7 +33,7 @@ def training_label(config) -> str:
 class TrainClassifier(Stage):
     name = "train_classifier"
     summary = "patches and features -> a benign/malignant classifier, private at any finite epsilon"
-    version = 7
+    version = 8
     uses = (
         "experiment", "recipe", "pretraining", "privacy", "seed", "classifier", "synthetic", "runtime", "dataset.name",
         "dataset.population", "public",

@@ -122,13 +122,13 @@ def _save(state: State, config: Config, inputs: Mapping[str, Artifact], output: 
             for name, prefix in ((HEAD, "head."), (BACKBONE, "backbone."))
         }
     # one entry only: the library writes several in no fixed order, and equal runs must give equal bytes
-    metadata = {"model": to_json(model_record(config, output.cache))}
+    if "preparation" in inputs:
+        shutil.copyfile(inputs["preparation"].path(PREPARATION), output.folder / PREPARATION)
+    metadata = {"model": to_json(model_record(config, output.cache, folder=output.folder))}
     for name, tensors in parts.items():
         save_file(
             {k: v.cpu().contiguous() for k, v in tensors.items()}, output.folder / name, metadata=metadata
         )
-    if "preparation" in inputs:
-        shutil.copyfile(inputs["preparation"].path(PREPARATION), output.folder / PREPARATION)
     return digest([sha256(output.folder / name) for name in parts])
 
 
