@@ -137,13 +137,8 @@ def _private_generator(config: Config) -> str | None:
             "gan.norm=batch mixes the images of a batch, so that no clipping bounds what one of them does; set "
             "gan.norm=instance or gan.norm=group"
         )
-    if config.generator_count is None:
-        return (
-            f"a private generator needs the published number of training {privacy.unit}s: set "
-            "gan.privacy.public_count=N, or gan.privacy.epsilon=inf"
-        )
-    if config.dataset.population == UNNAMED_POPULATION:
-        return UNNAMED
+    if fault := _not_stated(config, config.generator_count, what="a private generator", key="gan.privacy"):
+        return fault
     if privacy.epsilon > LARGEST_POISSON_EPSILON:
         return (
             f"gan.privacy.epsilon={privacy.epsilon:g} bounds nothing; set gan.privacy.epsilon=inf, or at most "
@@ -160,15 +155,18 @@ def _private_run(config: Config) -> str | None:
             f"experiment={config.experiment.name} trains on no private image, so there is nothing for "
             "privacy.epsilon to limit; set privacy.epsilon=inf (the ledger says whom the generator has seen)"
         )
+    fault = None
     if config.stage in OF_A_CLASSIFIER:
-        if config.public_count is None:
-            return (
-                f"a private run needs the published number of training {config.privacy.unit}s: set "
-                "privacy.public_count=N, or privacy.epsilon=inf"
-            )
-        if config.dataset.population == UNNAMED_POPULATION:
-            return UNNAMED
-    return _public_gradients(config) or _accountant(config)
+        fault = _not_stated(config, config.public_count, what="a private run", key="privacy")
+    return fault or _public_gradients(config) or _accountant(config)
+
+
+def _not_stated(config: Config, count: int | None, *, what: str, key: str) -> str | None:
+    """What a private training has to be told: a published size, and whose images they are."""
+    if count is None:
+        unit = (config.gan.privacy if key == "gan.privacy" else config.privacy).unit
+        return f"{what} needs the published number of training {unit}s: set {key}.public_count=N, or {key}.epsilon=inf"
+    return UNNAMED if config.dataset.population == UNNAMED_POPULATION else None
 
 
 def _public_gradients(config: Config) -> str | None:

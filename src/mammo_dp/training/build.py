@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ class Task:
     device: torch.device
 
     @property
+    def of_every_trainer(self) -> dict[str, Any]:
+        """Arguments that every trainer takes."""
+        return {
+            "plan": self.plan,
+            "recipe": self.config.recipe,
+            "randomness": self.randomness,
+            "device": self.device,
+        }
+
+    @property
     def labels(self) -> torch.Tensor:
         return torch.from_numpy(self.patches.malignant)
 
@@ -59,12 +70,9 @@ def network_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[NetworkTrai
         task.patches.images,
         task.units,
         task.labels,
-        plan=task.plan,
-        recipe=recipe,
         classifier=config.classifier,
         runtime=config.runtime,
-        randomness=task.randomness,
-        device=task.device,
+        **task.of_every_trainer,
     )
     return trainer, lambda rows: trainer.scores(rows, test_flips=recipe.test_flips)
 
@@ -83,11 +91,8 @@ def head_run(task: Task, inputs: Mapping[str, Artifact]) -> tuple[HeadTrainer, S
         source,
         task.units,
         task.labels,
-        plan=task.plan,
-        recipe=recipe,
-        randomness=task.randomness,
-        device=task.device,
         public=task.public,
+        **task.of_every_trainer,
     )
     return trainer, lambda rows: predict(trainer.head, plain, rows, test_flips=recipe.test_flips)
 

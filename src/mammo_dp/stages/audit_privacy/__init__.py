@@ -8,9 +8,8 @@ from mammo_dp.stages.train_classifier import training_inputs, training_label
 
 
 class AuditPrivacy(Stage):
-    name = "audit_privacy"
+    name, version = "audit_privacy", 4
     summary = "a finished classifier -> membership attacks, lower bounds beside its claim"
-    version = 4
     uses = ("audit", "dataset.population", "privacy.unit", "privacy.delta")
     optional = True
 

@@ -6,11 +6,10 @@ from mammo_dp.stages.common import COHORTS, has_external
 
 
 class CheckPublicImages(Stage):
-    name = "check_public_images"
+    name, version = "check_public_images", 2
     summary = (
         "the study's patches and the public ones -> the proof that they share no patient id, file or picture"
     )
-    version = 2
     uses = ("dataset.name", "dataset.population")
     optional = True
 

@@ -10,9 +10,8 @@ from mammo_dp.stages.common import COHORTS, IDENTIFIED_BY_CONTENT, OF_THE_GAN, S
 
 
 class EvaluateSynthetic(Stage):
-    name = "evaluate_synthetic"
+    name, version = "evaluate_synthetic", 3
     summary = "distances between real and synthetic masses, memorisation -> Fig. 2"
-    version = 3
     uses = ("evaluation", "classifier", "runtime", "dataset.population")
     optional = True
 

@@ -6,9 +6,8 @@ from mammo_dp.stages.train_classifier import training_label
 
 
 class Export(Stage):
-    name = "export"
+    name, version = "export", 2
     summary = "a finished classifier -> the bundle that may be published"
-    version = 2
     uses = ("export",)
     optional = True
     rechecks = True

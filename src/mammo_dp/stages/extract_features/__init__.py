@@ -14,9 +14,8 @@ def synpre_input(config) -> dict[str, Input]:
 
 
 class ExtractFeatures(Stage):
-    name = "extract_features"
+    name, version = "extract_features", 2
     summary = "patches -> features of the frozen backbone, for all four flips"
-    version = 2
     uses = ("classifier", "runtime")
     kept = False
     images = "extract_patches"

@@ -11,9 +11,8 @@ from mammo_dp.stages.common import IDENTIFIED_BY_CONTENT
 
 
 class ExtractPatches(Stage):
-    name = "extract_patches"
+    name, version = "extract_patches", 4
     summary = "raw mammograms or published patches -> 128x128 mass patches and their index"
-    version = 4
     uses = ("dataset", "patches")
     kept = False
 

@@ -14,12 +14,10 @@ def of_public(config):
 
 
 class ExtractPublicPatches(Stage):
-    name = "extract_public_patches"
+    name, version = "extract_public_patches", 2
     summary = "public images of other people -> patches, which a preparation is learnt from"
-    version = 2
     uses = ("public", "patches")
-    kept = False
-    optional = True
+    kept, optional = False, True
 
     def ignores(self, config):
         ignored = {

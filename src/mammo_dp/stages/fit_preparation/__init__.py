@@ -4,9 +4,8 @@ from mammo_dp.engine.stage import Input, Stage
 
 
 class FitPreparation(Stage):
-    name = "fit_preparation"
+    name, version = "fit_preparation", 1
     summary = "features of public images -> the directions in which a private head is trained"
-    version = 1
     uses = (
         "recipe.components", "recipe.whitening", "public.name", "public.population", "public.licence",
         "public.citation",

@@ -8,9 +8,8 @@ from mammo_dp.stages.common import IDENTIFIED_BY_CONTENT
 
 
 class Predict(Stage):
-    name = "predict"
+    name, version = "predict", 2
     summary = "a trained classifier and your patches or table -> scores"
-    version = 2
     uses = ("predict",)
     optional = True
 

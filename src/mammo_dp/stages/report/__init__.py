@@ -4,9 +4,8 @@ from mammo_dp.engine.stage import Stage
 
 
 class Report(Stage):
-    name = "report"
+    name, version = "report", 6
     summary = "all finished classifiers -> Table 1 beside the paper's, curves, one HTML page"
-    version = 6
     uses = ("privacy.unit", "privacy.delta")
     kept = False
     collects = ("train_classifier", "evaluate_synthetic", "audit_privacy")

@@ -10,12 +10,10 @@ from mammo_dp.stages.train_gan import GENERATOR
 
 
 class SampleSynthetic(Stage):
-    name = "sample_synthetic"
+    name, version = "sample_synthetic", 3
     summary = "synthetic masses of both classes, as patches of the split `synthetic`"
-    version = 3
     uses = ("synthetic", "patches.size")
-    optional = True
-    kept = False
+    kept, optional = False, True
 
     def ignores(self, config):
         training = ("role", "weight", "val_fraction", "validation")

@@ -31,9 +31,8 @@ def training_label(config) -> str:
 
 
 class TrainClassifier(Stage):
-    name = "train_classifier"
+    name, version = "train_classifier", 8
     summary = "patches and features -> a benign/malignant classifier, private at any finite epsilon"
-    version = 8
     uses = (
         "experiment", "recipe", "pretraining", "privacy", "seed", "classifier", "synthetic", "runtime", "dataset.name",
         "dataset.population", "public",

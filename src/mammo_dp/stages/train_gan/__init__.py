@@ -11,9 +11,8 @@ GENERATOR = "training of the generator"
 
 
 class TrainGan(Stage):
-    name = "train_gan"
+    name, version = "train_gan", 3
     summary = "patches -> the generator of MCGAN, private at any finite gan.privacy.epsilon"
-    version = 3
     uses = ("gan", "patches.size", "runtime", "dataset.name", "dataset.population")
     optional = True
     budget = "gan.privacy.epsilon"
