@@ -61,7 +61,7 @@ def test_the_command_line_replaces_seeds_and_keeps_what_it_names():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sweep=table2"], "choose one of table1"),
+        (["sweep=table2"], "choose one of no_asterisk, table1"),
         (["sweep=table1", "sweep=table1"], "one sweep at a time"),
         (["sweep=table1", "privacy.epsilon=3"], "no run of sweep=table1"),
     ],
