@@ -209,12 +209,14 @@ def main() -> None:
     parser.add_argument("patches", type=Path)
     parser.add_argument("features", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--public", action="store_true", help="recipe=dp_public, on random public features")
     arguments = parser.parse_args()
     index = pd.read_csv(arguments.patches / "index.csv", keep_default_na=False, dtype=str).astype(
         {"malignant": int}
     )
     study = Study(index, load_file(arguments.features / "features.safetensors")["features"])
-    config = config_of(*WORDS, "privacy.public_count=578", f"recipe.epochs={arguments.epochs}")
+    recipe = ("public=toy", "recipe=dp_public") if arguments.public else ()
+    config = config_of(*WORDS, *recipe, "privacy.public_count=578", f"recipe.epochs={arguments.epochs}")
     started = time.monotonic()
     variants = variants_of(study, changed=50)
     with tempfile.TemporaryDirectory() as folder:
