@@ -1,12 +1,17 @@
 """What is said of each setting, from the schema: `--help KEY` and docs/settings.md."""
 
+import ast
 import re
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from mammo_dp.config import schema
 from mammo_dp.config.compose import section_of, settings
 from mammo_dp.config.schema import Config, Section
 from mammo_dp.files import to_json
@@ -20,8 +25,20 @@ several (`recipe=dp_gd`). The defaults here are the schema's, before a preset ch
 """
 
 
+@cache
+def _read_docstrings() -> None:
+    """Make the docstring of every field of the schema its description: parsed here alone, since it takes a while."""
+    for node in ast.parse(Path(schema.__file__).read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            fields = getattr(schema, node.name).model_fields
+            for field, docstring in pairwise(node.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr):
+                    fields[ast.unparse(field.target)].description = ast.literal_eval(docstring.value)
+
+
 def page() -> str:
     """docs/settings.md."""
+    _read_docstrings()
     return "\n".join([INTRODUCTION, *_sections(Config, "")])
 
 
@@ -53,6 +70,7 @@ def meaning(field: FieldInfo) -> str:
 
 def describe(key: str) -> str | None:
     """What `--help KEY` prints of a setting or of a whole section; None if there is none of that name."""
+    _read_docstrings()
     known = dict(settings())
     found = [name for name in known if name == key or name.startswith(f"{key}.")]
     return "\n".join(_one(name, known[name]) for name in found) or None

@@ -21,9 +21,7 @@ AS_PRIVACY: Any = "${{privacy.{}}}"  # Hydra resolves it: one claim has one delt
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def _ordered(given: list[float]) -> list[float]:
