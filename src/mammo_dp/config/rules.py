@@ -223,15 +223,13 @@ def _public_images(config: Config) -> str | None:
         if recipe.components is not None and config.stage in OF_A_CLASSIFIER:
             return f"recipe={recipe.name} learns from public images: {name_some}, or recipe=dp_rule"
     elif public.population == UNNAMED_PUBLIC:
-        return (
-            "set public.population to a word for the people of the public images; it stands in the statement"
-        )
+        return "set public.population to a word for the people of the public images; the privacy statement names it"
     else:
         shown = {_word(public.population), _word(public.dataset.population if public.dataset else "")}
         if _word(config.dataset.population) in shown:
             return (
-                f"the public images are of population {public.population}, and so is the study: nobody in the study "
-                "may be among them; set public=... to images of other people"
+                f"the public images are of population {public.population}, and so is the study: no patient of the "
+                "study may be among them; set public=... to images of other people"
             )
     if config.pretraining.components is not None:
         return "synpre trains every parameter, so there are no components; set pretraining.components=null"

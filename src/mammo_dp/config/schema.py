@@ -132,7 +132,7 @@ class Public(Section):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Name in folders, cards and statements."""
     population: str = Field(min_length=1)
-    """Identifier of the people, as dataset.population. Nobody among them may be in the study."""
+    """Identifier of the people, as dataset.population. No patient of the study may be among them."""
     licence: str = ""
     """For the card."""
     citation: str = ""
@@ -642,15 +642,19 @@ class Launcher(Section):
     """Further parameters of sbatch, as in {constraint: a100}."""
 
 
-def _paths_of(public: Dataset | None) -> dict[str, str]:
-    """The keys of public data that hold a path, with that path."""
-    if public is None:
-        return {}
-    roots = {
-        f"sources.{name}.root": s.root for name, s in public.sources.items() if Path(s.root).is_absolute()
+def _paths_of(data: Dataset, key: str) -> dict[str, str]:
+    """The keys of a data set that hold a path of outside data, with that path.
+
+    Paths below another path are left out, but for those of confidential data.
+    """
+    paths = {f"{key}.sources.{name}.root": source.root for name, source in data.sources.items()}
+    paths |= {f"{key}.table": data.table or "", f"{key}.pseudonyms": data.pseudonyms or ""}
+    kept = {
+        k: path
+        for k, path in paths.items()
+        if Path(path).is_absolute() or (data.is_confidential and path.strip("./"))
     }
-    others = {"root": public.root, "table": public.table, "pseudonyms": public.pseudonyms}
-    return {f"public.dataset.{key}": path or "" for key, path in (roots | others).items()}
+    return kept | {f"{key}.root": data.root or ""}
 
 
 # --- the whole --------------------------------------------------------------------------------------------------
@@ -816,22 +820,15 @@ class Config(Section):
 
         Paths below another path are left out, but for those of confidential data.
         """
-        data = self.dataset
-        paths = {f"dataset.sources.{name}.root": source.root for name, source in data.sources.items()}
-        paths |= {"dataset.table": data.table or "", "dataset.pseudonyms": data.pseudonyms or ""}
-        paths["synthetic.root"] = self.synthetic.root or ""
-        paths = {
-            key: path
-            for key, path in paths.items()
-            if Path(path).is_absolute()
-            or (data.is_confidential and key != "synthetic.root" and path.strip("./"))
-        }
+        data, public, made = self.dataset, self.public, self.synthetic.root or ""
+        paths = _paths_of(data, "dataset")
+        if public is not None and public.dataset is not None:
+            paths |= _paths_of(public.dataset, "public.dataset")
         weights, inception = self.classifier.weights, self.evaluation.inception_weights
         paths |= {
-            "dataset.root": data.root or "",
+            "synthetic.root": made if Path(made).is_absolute() else "",
             "outputs": self.outputs if data.is_confidential else "",  # may lie beside the data
-            "public.root": (self.public and self.public.root) or "",
-            **_paths_of(self.public.dataset if self.public else None),
+            "public.root": (public and public.root) or "",
             "classifier.weights": weights if self.classifier.weights_file and weights[:4] != "pkg:" else "",
             "predict.model": self.predict.model or "",
             "predict.input": self.predict.input or "",

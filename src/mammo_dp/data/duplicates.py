@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mammo_dp.config.schema import Duplicates
+from mammo_dp.data.cutting import THUMBNAIL
 from mammo_dp.data.patches import Box, aspect_change
 
 SAME_PICTURE = 2  # grey levels of 255 by which no pixel of two thumbnails may differ more
@@ -91,7 +92,6 @@ def _relative(cut: Cut) -> tuple[float, float, float, float]:
 
 # --- the same patch in another set ----------------------------------------------------------------------------------
 
-SIDE = 32  # px, of what is compared of a patch
 # correlation, from here on: pairs of different people's patches have at most .975, copies as JPEG at least .99
 SAME_PATCH = 0.985
 
@@ -114,11 +114,10 @@ def copied_patches(patches: np.ndarray, others: np.ndarray) -> list[tuple[int, i
 
 def same_pictures(own: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of whole images with equal thumbnails (as for `clusters`), also turned. (n, 1024) and (m, 1024) uint8."""
-    side = round(own.shape[1] ** 0.5)
     own, means = own.astype(np.int16), own.mean(axis=1)
     found: set[tuple[int, int]] = set()
-    for turned in _turned(others.reshape(-1, side, side)):
-        for number, picture in enumerate(turned.reshape(-1, side * side).astype(np.int16)):
+    for turned in _turned(others.reshape(-1, THUMBNAIL, THUMBNAIL)):
+        for number, picture in enumerate(turned.reshape(-1, THUMBNAIL**2).astype(np.int16)):
             near = np.flatnonzero(np.abs(means - picture.mean()) <= SAME_PICTURE)
             if picture.min() == picture.max():
                 continue  # an empty image
@@ -137,8 +136,11 @@ _WAYS = (slice(None), slice(None, None, -1))
 
 
 def _standardised(patches: np.ndarray) -> np.ndarray:
-    """(n, SIDE^2) float32 thumbnails without their mean, of unit length: inner products are correlations."""
-    small = [cv2.resize(np.ascontiguousarray(p), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in patches]
+    """(n, THUMBNAIL^2) float32 thumbnails without their mean, of unit length: inner products are correlations."""
+    small = [
+        cv2.resize(np.ascontiguousarray(p), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+        for p in patches
+    ]
     flat = np.stack(small).reshape(len(small), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

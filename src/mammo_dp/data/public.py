@@ -44,19 +44,18 @@ def files_of(public: Public) -> list[Path]:
 
 def patches_of(public: Public, path: Path, *, size: int) -> list[PublicPatch] | str:
     """The patches of one file, or why it gives none."""
+    file = path.relative_to(str(public.root)).as_posix()
     try:
         image = read_image(path)
         if public.kind == "patches":
             found = [whole(image.eight_bit(image.stored), size)]
         else:
-            name = path.relative_to(str(public.root)).as_posix()
-            rng = np.random.default_rng([public.seed, *name.encode()])
+            rng = np.random.default_rng([public.seed, *file.encode()])
             found = list(_crops(image, public, size=size, rng=rng))
     except (ValueError, OSError) as error:
         return why_unreadable(error)
     if not found:
         return "no place for a crop: too little of the image is tissue"
-    file = path.relative_to(str(public.root)).as_posix()
     small = thumbnail(image)
     return [PublicPatch(pixels, box, file, image.sha256, small) for pixels, box in found]
 

@@ -24,7 +24,17 @@ from filelock import FileLock, Timeout
 
 from mammo_dp.config import Config
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache, digest, plain, sha256, sha256_once, to_json, walk_files, write_atomic
+from mammo_dp.files import (
+    Cache,
+    digest,
+    package_version,
+    plain,
+    sha256,
+    sha256_once,
+    to_json,
+    walk_files,
+    write_atomic,
+)
 
 SCHEMA_VERSION = 2  # raised when manifests say other things; older artifacts are built again
 MANIFEST = "manifest.json"
@@ -306,7 +316,7 @@ def environment() -> dict[str, Any]:
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+            versions[package] = package_version(package)
     return {
         "git": _git(),
         "packages": versions,

@@ -1,7 +1,6 @@
 """Feature spaces that images are compared in: a network's features, or radiomics. Features are kept between runs."""
 
 import hashlib
-import importlib.metadata
 import os
 import re
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from mammo_dp.data.patch_set import PatchSet
 from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.engine.progress import track
 from mammo_dp.errors import UserError
-from mammo_dp.files import Cache, file_identity, to_json, write_atomic
+from mammo_dp.files import Cache, file_identity, package_version, to_json, write_atomic
 from mammo_dp.metrics import radiomics
 from mammo_dp.models.backbone import build_backbone, fit_weights, read_weights
 from mammo_dp.models.download import check_reachable
@@ -53,7 +52,7 @@ class FeatureSpace:
         return table
 
     def _of_artifact(self, artifact: Artifact, images: np.ndarray, cache: Cache) -> torch.Tensor:
-        libraries = [importlib.metadata.version(name) for name in ("torch", "timm", "torch-fidelity")]
+        libraries = [package_version(name) for name in ("torch", "timm", "torch-fidelity")]
         identity = {"space": self.name, "identity": self.identity, "flips": self.flips}
         key = to_json(identity | {"of": artifact.content_digest, "version": VERSION, "libraries": libraries})
         path = cache.folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"

@@ -50,4 +50,4 @@ class ExtractPublicPatches(Stage):
         return data is not None and data.is_confidential
 
     def events(self, config, cache):
-        return ()  # public images, of nobody in the study
+        return ()  # public images of other people

@@ -19,7 +19,7 @@ class FitPreparation(Stage):
         return {"features": Input("extract_public_features")}
 
     def events(self, config, cache):
-        return ()  # public images, of nobody in the study
+        return ()  # public images of other people
 
     def claim(self, config):
         return config.gan.privacy
