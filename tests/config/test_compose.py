@@ -73,7 +73,7 @@ def test_delta_of_one_over_n_warns():
 
 
 def test_the_delta_of_a_private_generator_warns_too():
-    words = ("stage=train_gan", "gan.privacy.epsilon=6")
+    words = ("stage=train_gan", "gan=mcgan_published", "gan.privacy.epsilon=6")
     assert not warnings(config_of(*words, "recipe=dp_gd"))
     assert "gan.privacy.delta=0.5" in warnings(config_of(*words, "gan.privacy.delta=0.5"))[0]
 
@@ -97,10 +97,10 @@ def test_one_bad_job_refuses_all():
         (("stage=train_gan", "gan.privacy.epsilon=6", "gan.select=fid"), r"set gan\.select=epoch"),
         (("stage=train_gan", "gan.privacy.epsilon=6", "gan.norm=batch"), r"set gan\.norm=instance"),
         (
-            ("stage=train_gan", "gan.privacy.epsilon=6", "dataset.public_count=null"),
+            ("stage=train_gan", "gan=mcgan_published", "gan.privacy.epsilon=6", "dataset.public_count=null"),
             r"gan\.privacy\.public_count=N",
         ),
-        (("stage=train_gan", "gan.privacy.epsilon=1e4"), "bounds nothing"),
+        (("stage=train_gan", "gan=mcgan_published", "gan.privacy.epsilon=1e4"), "bounds nothing"),
         (("stage=train_gan", "gan.size=64"), r"gan\.generator_channels .* 128 px and gan\.size=64"),
         (("stage=sample_synthetic", "synthetic.epoch=7"), "every gan.checkpoint_every=50 epochs"),
         (
@@ -161,7 +161,9 @@ def test_the_toy_brings_small_networks_unless_others_are_asked_for():
 
 def test_the_generator_follows_the_claim_of_the_classifier():
     """One unit and one delta for both, unless said otherwise, so that they compose to one claim."""
-    words = ("stage=train_gan", "gan.privacy.epsilon=6", "privacy.unit=patient", "privacy.delta=1e-5")
+    words = (
+        "stage=train_gan", "gan=mcgan_published", "gan.privacy.epsilon=6", "privacy.unit=patient", "privacy.delta=1e-5",
+    )  # fmt: skip
     config = config_of(*words)
     assert (config.gan.privacy.unit, config.gan.privacy.delta, config.generator_count) == (
         "patient",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mammo_dp.models.mcgan import Convolution, TransposedConvolution, build_gan, sample
+from mammo_dp.models.mcgan import Convolution, TransposedConvolution, build_gan, sample, to_range
 from tests.conftest import config_of
 
 
@@ -30,7 +30,7 @@ def parameters(network: nn.Module) -> int:
 
 def test_the_papers_networks():
     """Counted by hand from the layers that the paper's code has: no biases, no parameters in its instance norm."""
-    generator, discriminator = build_gan(config_of().gan)
+    generator, discriminator = build_gan(config_of("gan=mcgan_published").gan)
     convolutions = 200 * 1024 * 16 + (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64) * 16
     assert parameters(generator) == convolutions + 2 * 50 + 50 * 100 + 100 == 14_424_144
     convolutions = (2 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1024 + 1024) * 36
@@ -49,7 +49,7 @@ def test_the_papers_networks():
 
 
 def test_the_papers_layers():
-    generator, discriminator = build_gan(config_of().gan)
+    generator, discriminator = build_gan(config_of("gan=mcgan_published").gan)
     first, last = generator.blocks[0][0], generator.blocks[-1]
     assert (first.kernel_size, first.stride, first.padding) == ((4, 4), (1, 1), (0, 0))
     assert (last.kernel_size, last.stride, last.padding) == ((4, 4), (2, 2), (1, 1))
@@ -133,15 +133,42 @@ def check_equal(ours: nn.Module, theirs, side: int, channels: int) -> None:
         assert torch.allclose(a, b)
 
 
-def test_samples_are_clipped_before_the_cast():
+@pytest.mark.parametrize(("black", "white"), [(-1, 1), (0, 1)])
+def test_samples_are_clipped_before_the_cast(black, white):
     """The published images are not: a value beyond white came out black. Control: a cast alone wraps."""
-    values = torch.tensor([-1.3, -1.0, 0.0, 1.0, 1.02])
+    shares = torch.tensor([-0.15, 0.0, 0.5, 1.0, 1.01])  # of the way from black to white
+    values = black + (white - black) * shares
+    gan = config_of(f"gan.image_range=[{black},{white}]").gan
 
     def generator(latents, labels):
         return values.repeat(len(latents), 1, 1, 1)
 
-    images = sample(generator, torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), batch_size=2)
+    images = sample(generator, torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), gan, batch_size=2)
     assert images.shape == (3, 1, 5)
     assert images[0, 0].tolist() == [0, 0, 128, 255, 255]
-    wrapped = ((values.numpy() + 1) * 127.5).astype(np.int64).astype(np.uint8)
-    assert wrapped.tolist() != images[0, 0].tolist()
+    assert (shares.numpy() * 255).astype(np.int64).astype(np.uint8).tolist() != images[0, 0].tolist()
+    grey = torch.arange(256, dtype=torch.uint8)
+    there = to_range(grey, gan)
+    assert (float(there[0]), float(there[255])) == pytest.approx((black, white), abs=1e-6)
+    back = sample(lambda *_: there.view(1, 1, 16, 16), torch.zeros(1, 1), torch.zeros(1), gan, batch_size=1)
+    assert torch.equal(back.flatten(), grey)
+
+
+def test_the_gain_of_batch_norm_is_dcgans():
+    """N(1, 0.02), as Radford et al. 2016; the shift starts at 0."""
+    generator, _ = build_gan(config_of("gan=mcgan").gan)
+    gains = torch.cat([m.weight.detach() for m in generator.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert abs(float(gains.mean()) - 1) < 0.002
+    assert abs(float(gains.std()) - 0.02) < 0.002
+
+
+def test_the_presets_differ_in_what_the_docs_say():
+    """docs/gan.md: norm, image range and crop; all else is one."""
+    ours, published = (config_of(f"gan={name}").gan.model_dump() for name in ("mcgan", "mcgan_published"))
+    differ = {key: (published[key], ours[key]) for key in ours if ours[key] != published[key]}
+    assert differ == {
+        "name": ("mcgan_published", "mcgan"),
+        "norm": ("instance", "batch"),
+        "image_range": ([0, 1], [-1, 1]),
+        "crop": ("inside", "mirrored"),
+    }

@@ -20,9 +20,9 @@ from mammo_dp.training import gan_trainer as module
 from mammo_dp.training.gan_trainer import (
     Diverged,
     GanTrainer,
-    check_not_alike,
     on_generated_images,
     on_real_images,
+    spread,
 )
 from mammo_dp.training.plans import make_generator_plan
 from tests.conftest import calibrations, config_of
@@ -151,6 +151,19 @@ def test_a_step_equals_the_textbook(tmp_path):
     for ours, theirs in ((trainer.generator, generator), (trainer.discriminator, discriminator)):
         for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
             assert torch.allclose(a, b, atol=2e-5), name
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("gan.norm=batch",), ("gan.augment=[color,translation,cutout]",), PRIVATE]
+)
+def test_the_layout_in_memory_changes_no_step(tmp_path, words):
+    """A fused optimizer reads tensors in the order of memory: gradients have to lie as their parameters do."""
+    last, plain = (trainer_of(tmp_path, *words, f"runtime.channels_last={w}") for w in ("true", "false"))
+    for trainer in (last, plain):
+        for _ in range(3):
+            trainer.step()
+    for a, b in zip(last.generator.parameters(), plain.generator.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-4)
 
 
 def test_the_kept_generator_is_the_running_mean(tmp_path):
@@ -304,14 +317,64 @@ def test_a_certain_discriminator_ends_the_run(tmp_path):
         epoch(0)
 
 
-def test_samples_that_are_all_alike_are_a_collapse():
+def checkpoint_samples(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of both classes; those of malignant spread `factor` times as far as those of benign."""
     rng = np.random.default_rng(0)
-    labels = torch.tensor([0] * 6 + [1] * 6)
-    samples = torch.from_numpy(rng.integers(0, 256, (12, 8, 8), dtype=np.uint8))
-    check_not_alike(samples, labels)
-    samples[6:] = samples[6]
-    with pytest.raises(Diverged, match="class malignant are alike"):
-        check_not_alike(samples, labels)
+    noise = rng.normal(0, 1, (20, 16, 16))
+    scale = np.where(np.arange(20) < 10, 70, 70 * factor)[:, None, None]
+    samples = np.clip(128 + scale * noise, 0, 255).astype(np.uint8)
+    return torch.from_numpy(samples), torch.arange(20) // 10
+
+
+def test_a_collapse_stops_the_run_and_a_healthy_one_goes_on(tmp_path):
+    """Three checkpoints in a row below gan.stop_spread of the real images' spread, in one class alone.
+
+    The spread of ten draws of a uniform byte, the trainer's real images: about 74 grey levels. Controls: a healthy run
+    for ten checkpoints, and one that recovers in between.
+    """
+    healthy, collapsed = checkpoint_samples(1), checkpoint_samples(0.1)
+    trainer = trainer_of(tmp_path)
+    for _ in range(10):
+        shares = trainer.check_spread(*healthy)
+    assert all(0.7 < share < 1.2 for share in shares.values())
+    for given in (collapsed, collapsed, healthy, collapsed, collapsed):
+        shares = trainer.check_spread(*given)
+    assert shares["spread_malignant"] < 0.15 < 0.7 < shares["spread_benign"]
+    with pytest.raises(Diverged, match=r"malignant spread over latents by 0\.09 .*gan\.stop_spread=0\.25"):
+        trainer.check_spread(*collapsed)
+    tolerant = trainer_of(tmp_path, "gan.stop_spread=0.05")
+    for _ in range(5):
+        tolerant.check_spread(*collapsed)
+
+
+def test_the_count_of_collapsed_checkpoints_survives_a_kill(tmp_path):
+    collapsed = checkpoint_samples(0.1)
+    first, second = trainer_of(tmp_path), trainer_of(tmp_path)
+    for _ in range(2):
+        first.check_spread(*collapsed)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(Diverged):
+        second.check_spread(*collapsed)
+
+
+def test_spread_is_the_standard_deviation_over_images_alone():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    assert spread(torch.from_numpy(images)) == pytest.approx(images.std(axis=0, ddof=1).mean(), rel=1e-6)
+    assert spread(torch.from_numpy(images[:1]).expand(5, -1, -1)) == 0
+
+
+def test_samples_that_are_all_alike_stop_a_private_run_too(tmp_path):
+    """Which looks at samples alone: the same spread stops no private run, whatever the real images are."""
+    samples, labels = checkpoint_samples(0.1)
+    private = trainer_of(tmp_path, *PRIVATE)
+    for _ in range(5):
+        assert set(private.check_spread(samples, labels)) == {"spread_benign", "spread_malignant"}
+    assert "real_spread" not in vars(private)
+    samples[10:] = samples[10]
+    for trainer in (private, trainer_of(tmp_path)):
+        with pytest.raises(Diverged, match="class malignant are alike"):
+            trainer.check_spread(samples, labels)
 
 
 # --- the private discriminator ------------------------------------------------------------------------------------

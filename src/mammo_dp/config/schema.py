@@ -177,6 +177,10 @@ class Patches(Section):
 # --- classifiers ------------------------------------------------------------------------------------------------
 
 
+# Backbones whose ImageNet weights are torchvision's, as in the paper's code, and not timm's: by name in torchvision.
+TORCHVISION = {"swin_tiny_patch4_window7_224": "Swin_T_Weights.IMAGENET1K_V1"}
+
+
 class Classifier(Section):
     """The backbone, its weights, and which of its parameters train."""
 
@@ -185,7 +189,9 @@ class Classifier(Section):
     backbone_args: dict[str, Any] = {}
     """Passed to timm.create_model."""
     weights: str = "imagenet"
-    """imagenet (downloaded through timm), none, a .safetensors or .pth FILE, or pkg:NAME, a file of this package."""
+    """imagenet: those of the paper's code for swin_t (torchvision's IMAGENET1K_V1), timm's for any other backbone.
+    imagenet_timm: timm's. none: random. Else a .safetensors or .pth FILE in any known layout, or pkg:NAME, a file of
+    this package."""
     init_seed: int = Field(0, ge=0)
     """Seed of random weights."""
     input_size: int = Field(224, ge=16)
@@ -227,8 +233,15 @@ class Classifier(Section):
 
     @property
     def named_weights(self) -> str | None:
-        """Weights that no file holds: imagenet, or random with their seed. None where there is a file."""
-        return {"imagenet": "imagenet", "none": f"random, seed {self.init_seed}"}.get(self.weights)
+        """Weights that no file is given for: whose they are, or random with their seed. None where there is a file."""
+        if self.weights == "imagenet" and self.backbone in TORCHVISION:
+            return f"torchvision {TORCHVISION[self.backbone]}"
+        names = {
+            "imagenet": "imagenet",
+            "imagenet_timm": "imagenet",
+            "none": f"random, seed {self.init_seed}",
+        }
+        return names.get(self.weights)
 
     @property
     def label(self) -> str:
@@ -239,7 +252,7 @@ class Classifier(Section):
     @property
     def weights_file(self) -> Path | None:
         """The file of weights on this machine, or None where they are random or downloaded."""
-        if self.weights in ("none", "imagenet"):
+        if self.weights in ("none", "imagenet", "imagenet_timm"):
             return None
         if self.weights.startswith("pkg:"):
             return Path(__file__).resolve().parents[1] / "models" / self.weights.removeprefix("pkg:")
@@ -412,10 +425,19 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 
 
-class Gan(Section):
-    """The malignancy-conditioned GAN: its two networks and their training (paper, Sec. 2; published code)."""
+def _within_tanh(given: list[float]) -> list[float]:
+    if not -1 <= given[0] < given[1] <= 1:
+        raise ValueError("must be [black, white] within the generator's -1 to 1, black the smaller")
+    return given
 
-    name: str = Field("mcgan", pattern=r"^[a-z0-9_]+$")
+
+PixelRange = Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_within_tanh)]
+
+
+class Gan(Section):
+    """The malignancy-conditioned GAN: its two networks and their training. The defaults are the published code's."""
+
+    name: str = Field("mcgan_published", pattern=r"^[a-z0-9_]+$")
     """Name in folders."""
     size: int = 128
     """Of the images that it sees and makes, in px. Smaller ones are faster and, under DP, learn more (docs/gan.md)."""
@@ -431,6 +453,9 @@ class Gan(Section):
     """In px."""
     norm: Literal["instance", "batch", "group"] = "instance"
     """Normalisation; batch cannot be private."""
+    image_range: PixelRange = [0.0, 1.0]
+    """What black and white are in the networks, whose generator ends in a Tanh. The published code has [0, 1], a DCGAN
+    [-1, 1]."""
     label_injection: Literal["embedding", "auxiliary"] = "embedding"
     """embedding (the paper): learnt numbers beside the latents, a learnt plane beside the image. auxiliary: one-hot
     beside the latents, and the discriminator also names the class (Odena et al. 2017)."""
@@ -458,6 +483,11 @@ class Gan(Section):
     """Area of the random crop relative to the patch, uniform; above 1 it zooms out."""
     aspect: Ratios = [0.95, 1.1]
     """Width over height of the crop, log-uniform."""
+    crop: Literal["inside", "mirrored"] = "inside"
+    """inside: as torchvision, never beyond the border: an area above 1 gives the whole patch. mirrored: it zooms
+    out."""
+    augment: list[Literal["color", "translation", "cutout"]] = []
+    """Of real and generated images before the discriminator (Zhao et al. 2020)."""
     checkpoint_every: int = Field(50, gt=0)
     """Epochs between two generators that are kept, with a grid of samples."""
     select: Literal["epoch", "fid"] = "epoch"
@@ -467,6 +497,10 @@ class Gan(Section):
     """Of each class, for that distance."""
     stop_after: int = Field(50, gt=0)
     """Stop after so many epochs in a row in which the discriminator is certain of every generated image."""
+    stop_spread: float = Field(0.25, ge=0, lt=1)
+    """Stop where, for three checkpoints in a row, the samples of a class spread less than this share of what the real
+    images of the class do: a collapse. Of a private generator real images are not looked at, and only samples that are
+    all alike stop it."""
     seed: int = Field(42, ge=0, lt=2**63)
     """Seed of the training."""
     privacy: GanPrivacy

@@ -14,6 +14,7 @@ from torch.nn import functional
 from mammo_dp.config.schema import Gan
 
 CLASSES = 2  # benign 0, malignant 1
+Generate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # latents, classes -> images
 # Positions below which a convolution with many channels is faster as one matrix product on a CPU: 0.24 against 0.41 s
 # for forward and backward of the paper's last block, and slower above. The numbers are the same up to rounding.
 FEW_POSITIONS = 16
@@ -95,7 +96,7 @@ class Generator(nn.Module):
         self.blocks = blocks
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(n, latent_dim), (n,) -> (n, 1, size, size) in [-1, 1]."""
+        """(n, latent_dim), (n,) -> (n, 1, size, size), of which gan.image_range is black to white."""
         return self.blocks(torch.cat([latents, self.label(labels)], dim=1)[:, :, None, None]).tanh()
 
 
@@ -124,7 +125,7 @@ class Discriminator(nn.Module):
         self.blocks = blocks
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(n, 1, size, size) in [-1, 1], (n,) -> (n, 1) logits, above 0 where it takes an image for real.
+        """(n, 1, size, size) in gan.image_range, (n,) -> (n, 1) logits, above 0 where it takes an image for real.
 
         (n, 1 + CLASSES) with gan.label_injection=auxiliary, where `labels` are not looked at.
         """
@@ -135,33 +136,42 @@ class Discriminator(nn.Module):
 
 
 def build_gan(settings: Gan) -> tuple[Generator, Discriminator]:
-    """Both networks with weights drawn from gan.seed: convolutions N(0, 0.02), as in DCGAN, the rest as torch does."""
+    """Both networks with weights drawn from gan.seed, as in DCGAN (Radford et al. 2016).
+
+    Convolutions N(0, 0.02), the gain of batch norms N(1, 0.02), the rest as torch does.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         generator, discriminator = Generator(settings), Discriminator(settings)
         for module in (*generator.modules(), *discriminator.modules()):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
     return generator, discriminator
 
 
+def to_range(images: torch.Tensor, settings: Gan) -> torch.Tensor:
+    """uint8 -> float32 in gan.image_range."""
+    black, white = settings.image_range
+    return images.float().mul_((white - black) / 255).add_(black)
+
+
 def sample(
-    generator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    latents: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    batch_size: int,
+    generator: Generate, latents: torch.Tensor, labels: torch.Tensor, settings: Gan, *, batch_size: int
 ) -> torch.Tensor:
     """(n, latent_dim), (n,) -> (n, size, size) uint8 on the CPU, `batch_size` at a time.
 
     Values are clipped before the cast: a cast alone wraps, which shows as white speckle in the published images.
     """
+    black, white = settings.image_range
     parts = []
     with torch.inference_mode():
         for start in range(0, len(latents), batch_size):
             part = slice(start, start + batch_size)
             images = generator(latents[part], labels[part])[:, 0].float()
-            parts.append(images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+            grey = images.sub(black).mul(255 / (white - black))
+            parts.append(grey.round().clamp(0, 255).to(torch.uint8).cpu())
     return torch.cat(parts)
 
 

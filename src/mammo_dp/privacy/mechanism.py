@@ -299,7 +299,9 @@ class PrivateOptimizer:
         if self.observer is not None:
             self.observer(total, noisy)
         for parameter, gradient in zip(self.parameters, self._gradients(noisy, total.step), strict=True):
-            parameter.grad = gradient.view_as(parameter).to(parameter)
+            parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(
+                gradient.view_as(parameter)
+            )
         if self.before_step is not None:
             self.before_step()
         self.inner.step()

@@ -1,4 +1,4 @@
-"""Training MCGAN: the steps of both networks, what stops a run, and the state to resume from.
+"""Training a GAN: the steps of both networks, what stops a run, and the state to resume from.
 
 Where `gan.privacy.epsilon` is finite, the discriminator's gradient on real images is clipped for each unit, summed and
 noised; everything else, the generator included, sees private images through that sum alone (post-processing).
@@ -7,17 +7,19 @@ noised; everything else, the generator included, sees private images through tha
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from mammo_dp.config.schema import Gan, Runtime
-from mammo_dp.data.augmentation import random_views
+from mammo_dp.data.augmentation import differentiable, random_views
 from mammo_dp.engine.artifacts import Output
 from mammo_dp.errors import UserError
-from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator
+from mammo_dp.models.mcgan import CLASSES, Discriminator, Generator, to_range
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.network_gradients import (
     check_no_batch_statistics,
@@ -31,9 +33,9 @@ from mammo_dp.training.plans import Plan
 from mammo_dp.training.trainer import Trainer, train
 
 SATURATED_LOSS = 1e-3  # loss on generated images below which the discriminator is certain of all of them
-COLLAPSED_STD = (
-    1.0  # grey levels of 255, standard deviation over samples of a class, below which they are one image
-)
+ALL_ALIKE = 1.0  # spread, in grey levels of 255, below which the samples of a class are one image
+COLLAPSED_CHECKPOINTS = 3  # in a row below gan.stop_spread, before it is a collapse
+PATHOLOGIES = ("benign", "malignant")
 
 
 class Diverged(UserError):
@@ -94,7 +96,7 @@ class GanTrainer(Trainer):
             assert self.optimizer is not None
             self.optimizer.before_step = self._add_generated
         self.losses = torch.zeros(len(self.loss_names), device=device)  # sums over the present epoch
-        self.certain_epochs = 0  # in a row
+        self.certain_epochs, self.collapsed_checkpoints = 0, 0  # in a row
         self.best_distance, self.best_epoch = float("inf"), 0
 
     @property
@@ -117,9 +119,9 @@ class GanTrainer(Trainer):
         with torch.set_grad_enabled(turn), self._precision():
             generated = self.generate(latents, labels)
         if self.plan.mechanism is None:
-            self._step_discriminator(chosen, generated.detach(), labels)
+            self._step_discriminator(chosen, self._augmented(generated.detach()), labels)
         else:
-            self.generated = (generated.detach().float(), labels)
+            self.generated = (self._augmented(generated.detach().float()), labels)
             self.private_step(chosen)  # noise and scale, then _add_generated, then Adam
         if turn:
             self._step_generator(generated, labels)
@@ -188,14 +190,12 @@ class GanTrainer(Trainer):
 
     def _step_generator(self, generated: torch.Tensor, labels: torch.Tensor) -> None:
         with self._precision():
-            logits = self.judge(generated, labels).float()
-        loss = on_real_images(
-            logits, torch.ones_like(logits[:, 0]), labels
-        )  # to be taken for real, of the class
+            logits = self.judge(self._augmented(generated), labels).float()
+        ones = torch.ones_like(logits[:, 0])
+        loss = on_real_images(logits, ones, labels)  # to be taken for real, of the class
         # of the generator alone: the discriminator's own gradients would be thrown away
-        gradients = torch.autograd.grad(loss, list(self.generator.parameters()))
-        for parameter, gradient in zip(self.generator.parameters(), gradients, strict=True):
-            parameter.grad = gradient
+        self.generator_adam.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(self.generator.parameters()))
         self.generator_adam.step()
         if self.kept is not self.generator:
             with torch.no_grad():
@@ -207,13 +207,20 @@ class GanTrainer(Trainer):
         self.losses[1] += on_generated_images(logits.detach())
 
     def _real(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Real images in [-1, 1], flipped and cropped at random, their classes and the discriminator's targets."""
+        """Real images, flipped, cropped and augmented at random, their classes and the discriminator's targets."""
         s, positions = self.settings, positions.to(self.device)
-        scaled = self.images[positions].float().div_(127.5).sub_(1).contiguous(memory_format=self.format)
-        images = random_views(scaled, self.views_rng, flips=s.flips, zoom=s.zoom, aspect=s.aspect)
+        scaled = to_range(self.images[positions], s).contiguous(memory_format=self.format)
+        images = random_views(
+            scaled, self.views_rng, flips=s.flips, zoom=s.zoom, aspect=s.aspect, crop=s.crop
+        )
+        images = self._augmented(images)
         low, high = s.real_target
         target = low + (high - low) * torch.rand(len(images), generator=self.views_rng, device=self.device)
         return images, self.labels[positions], target
+
+    def _augmented(self, images: torch.Tensor) -> torch.Tensor:
+        kinds = self.settings.augment
+        return differentiable(images, self.views_rng, list(kinds)) if kinds else images
 
     def _latents(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return draw_latents(count, self.settings.latent_dim, self.latents_rng)
@@ -254,6 +261,42 @@ class GanTrainer(Trainer):
             )
         return means
 
+    def check_spread(self, samples: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """The spread of a checkpoint's samples over latents, per class, as a share of the real images' own.
+
+        (n, size, size) uint8, (n,). Raises Diverged if all samples of a class are one image, or if a class has spread
+        less than gan.stop_spread for COLLAPSED_CHECKPOINTS checkpoints. Where real images are private they are not
+        looked at, and the spread is in grey levels.
+        """
+        grey = {label: spread(samples[labels == label]) for label in range(CLASSES)}
+        for label, value in grey.items():
+            if value < ALL_ALIKE:
+                raise Diverged(
+                    f"all samples of the class {PATHOLOGIES[label]} are alike (they spread by {value:.2f} of 255 grey "
+                    "levels): the generator has collapsed"
+                )
+        if self.plan.mechanism is not None:
+            return {f"spread_{PATHOLOGIES[label]}": value for label, value in grey.items()}
+        shares = [value / self.real_spread[label] for label, value in grey.items()]
+        low = min(shares) < self.settings.stop_spread
+        self.collapsed_checkpoints = self.collapsed_checkpoints + 1 if low else 0
+        if self.collapsed_checkpoints >= COLLAPSED_CHECKPOINTS:
+            raise Diverged(
+                f"samples of the class {PATHOLOGIES[int(np.argmin(shares))]} spread over latents by {min(shares):.2f} "
+                f"of what its real images do, below gan.stop_spread={self.settings.stop_spread:g} for "
+                f"{COLLAPSED_CHECKPOINTS} checkpoints: the generator has collapsed"
+            )
+        return {f"spread_{name}": share for name, share in zip(PATHOLOGIES, shares, strict=True)}
+
+    @cached_property
+    def real_spread(self) -> list[float]:
+        """Of each class's real images, in grey levels; for generators without privacy."""
+        positions = torch.cat(
+            [group.flatten() for group in self.units.by_size(torch.arange(len(self.units)))]
+        )
+        images, labels = self.images[positions.to(self.device), 0], self.labels[positions.to(self.device)]
+        return [spread(images[labels == label]) for label in range(CLASSES)]
+
     def consider(self, distance: float) -> None:
         """Keep the present epoch's generator if it has the lowest distance so far (gan.select=fid)."""
         if distance < self.best_distance:
@@ -266,7 +309,7 @@ class GanTrainer(Trainer):
         return {name: getattr(self, name) for name in names}
 
     def numbers(self) -> dict[str, Any]:
-        names = ("losses", "certain_epochs", "best_distance", "best_epoch")
+        names = ("losses", "certain_epochs", "collapsed_checkpoints", "best_distance", "best_epoch")
         return {name: getattr(self, name) for name in names}
 
 
@@ -335,12 +378,6 @@ def draw_latents(
     return latents, torch.randint(CLASSES, (count,), generator=generator, device=device)
 
 
-def check_not_alike(samples: torch.Tensor, labels: torch.Tensor) -> None:
-    """Raise Diverged if the (n, size, size) uint8 samples of a class are all the same image."""
-    for label in labels.unique():
-        spread = float(samples[labels == label].float().std(dim=0).mean())
-        if spread < COLLAPSED_STD:
-            raise Diverged(
-                f"all samples of the class {('benign', 'malignant')[int(label)]} are alike (standard deviation "
-                f"{spread:.2f} of 255 grey levels): the generator has collapsed"
-            )
+def spread(images: torch.Tensor) -> float:
+    """How far (n, size, size) uint8 images are from one another: standard deviation of a pixel, mean over pixels."""
+    return float(images.float().std(dim=0).mean()) if len(images) > 1 else 0.0

@@ -83,7 +83,8 @@ def _drawn(config: Config, artifact: Artifact) -> Iterator[Made]:
         for first in range(0, settings.per_class, BLOCK):
             latents = torch.randn(BLOCK, config.gan.latent_dim, generator=rng).to(device)
             labels = torch.full((BLOCK,), label, device=device)
-            patches = resized(sample(generator, latents, labels, batch_size=BLOCK).numpy(), size)
+            samples = sample(generator, latents, labels, config.gan, batch_size=BLOCK)
+            patches = resized(samples.numpy(), size)
             for number, patch in enumerate(patches[: settings.per_class - first], first):
                 yield _record(number, label), patch, Box(0, 0, size, size), origin
 

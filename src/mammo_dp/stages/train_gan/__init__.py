@@ -1,4 +1,4 @@
-"""`stage=train_gan`: patches -> the generator of MCGAN."""
+"""`stage=train_gan`: patches -> a generator of masses."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ GENERATOR = "training of the generator"
 
 
 class TrainGan(Stage):
-    name, version = "train_gan", 3
-    summary = "patches -> the generator of MCGAN, private at any finite gan.privacy.epsilon"
+    name, version = "train_gan", 4
+    summary = "patches -> a generator of masses, private at any finite gan.privacy.epsilon"
     uses = ("gan", "patches.size", "runtime", "dataset.name", "dataset.population")
     optional = True
     budget = "gan.privacy.epsilon"

@@ -19,7 +19,7 @@ from mammo_dp.files import digest, sha256, to_json, write_atomic
 from mammo_dp.metrics.frechet import frechet_distance
 from mammo_dp.models.backbone import build_backbone
 from mammo_dp.models.features import encoder, inputs_of
-from mammo_dp.models.mcgan import CLASSES, Generator, build_gan, sample
+from mammo_dp.models.mcgan import CLASSES, Generate, Generator, build_gan, sample
 from mammo_dp.privacy.loss_distribution import cross_check
 from mammo_dp.privacy.noise import randomness_notes
 from mammo_dp.privacy.sampling import Randomness, seeded_generator
@@ -27,12 +27,13 @@ from mammo_dp.reporting.loss_curves import loss_curves
 from mammo_dp.reporting.mosaic import mosaic
 from mammo_dp.stages.extract_features.work import FEATURES
 from mammo_dp.training import device as devices
-from mammo_dp.training.gan_trainer import GanTrainer, check_not_alike, draw_latents, train_gan
+from mammo_dp.training.gan_trainer import PATHOLOGIES, GanTrainer, draw_latents, train_gan
 from mammo_dp.training.plans import generator_mechanism, make_generator_plan, mechanism_record
 from mammo_dp.training.units import check_both_classes, units_of
 
 GENERATOR = "generator.safetensors"
 SHOWN = 8  # samples of each class in a grid
+SPREAD_SAMPLES = 64  # of each class, whose spread over latents is watched
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -153,27 +154,25 @@ def _keeper(
     trainer: GanTrainer,
     config: Config,
     output: Output,
-    distance: Callable[[Callable[..., torch.Tensor]], float] | None,
+    distance: Callable[[Generate], float] | None,
 ) -> Callable[[int], dict[str, float]]:
-    """What is done every gan.checkpoint_every epochs: generator's weights, grid of the same latents, distance."""
+    """What is done every gan.checkpoint_every epochs: weights, a grid of the same latents, spread, distance."""
     (output.folder / "checkpoints").mkdir(exist_ok=True)
     fixed = seeded_generator(config.gan.seed, "grid", "latents", trainer.device)
-    latents, _ = draw_latents(CLASSES * SHOWN, config.gan.latent_dim, fixed)
-    labels = torch.arange(CLASSES, device=trainer.device).repeat_interleave(SHOWN)
+    latents, _ = draw_latents(CLASSES * SPREAD_SAMPLES, config.gan.latent_dim, fixed)
+    labels = torch.arange(CLASSES, device=trainer.device).repeat_interleave(SPREAD_SAMPLES)
     metadata = {"model": to_json({"gan": config.gan.model_dump(exclude={"privacy"})})}
 
     def keep(epoch: int) -> dict[str, float]:
         trainer.check_finite()
         generator = trainer.kept.eval()
-        samples = sample(generator, latents, labels, batch_size=config.runtime.batch_size)
-        check_not_alike(samples, labels.cpu())
-        rows = [
-            (name, list(samples[labels.cpu() == n].numpy())) for n, name in enumerate(("benign", "malignant"))
-        ]
+        samples = sample(generator, latents, labels, config.gan, batch_size=config.runtime.batch_size)
+        found = trainer.check_spread(samples, labels.cpu())
+        by_class = samples.view(CLASSES, SPREAD_SAMPLES, *samples.shape[1:])[:, :SHOWN].numpy()
+        rows = [(name, list(images)) for name, images in zip(PATHOLOGIES, by_class, strict=True)]
         write_png(output.folder / f"samples/epoch-{epoch:05d}.png", encoded(mosaic(rows)))
         state = {k: v.cpu().contiguous() for k, v in generator.state_dict().items()}
         write_atomic(output.folder / checkpoint_name(epoch), save(state, metadata=metadata))
-        found = {}
         if distance is not None:
             found["frechet_distance"] = distance(generator)
             trainer.consider(found["frechet_distance"])
@@ -185,7 +184,7 @@ def _keeper(
 
 def _distance(
     config: Config, patches: PatchSet, rows: Any, inputs: Mapping[str, Artifact], device: torch.device
-) -> Callable[[Callable[..., torch.Tensor]], float]:
+) -> Callable[[Generate], float]:
     """Frechet distance of a generator's samples to the training patches, mean over the classes (conditional)."""
     features = load_file(inputs["features"].path(FEATURES))["features"][:, 0].numpy()
     encode = encoder(build_backbone(config.classifier), device, precision=config.runtime.precision)
@@ -193,12 +192,13 @@ def _distance(
     fixed = seeded_generator(config.gan.seed, "select", "latents", device)
     latents = draw_latents(count, config.gan.latent_dim, fixed)[0]
 
-    def of(generator: Callable[..., torch.Tensor]) -> float:
+    def of(generator: Generate) -> float:
         distances = []
         for label in range(CLASSES):
             labels = torch.full((count,), label, device=device)
             images = resized(
-                sample(generator, latents, labels, batch_size=batch_size).numpy(), config.patches.size
+                sample(generator, latents, labels, config.gan, batch_size=batch_size).numpy(),
+                config.patches.size,
             )
             made = torch.cat(
                 [
