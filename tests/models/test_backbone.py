@@ -1,8 +1,8 @@
+import huggingface_hub
 import pytest
 import torch
 
 from mammo_dp.errors import UserError
-from mammo_dp.models import backbone as module
 from mammo_dp.models import download
 from mammo_dp.models.backbone import build_backbone, feature_size
 from mammo_dp.models.head import build_head
@@ -80,11 +80,11 @@ def test_no_network_is_one_sentence(monkeypatch, tmp_path):
 
     monkeypatch.setattr(download.socket, "getaddrinfo", no_network)
     monkeypatch.setattr(download.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(module.huggingface_hub, "try_to_load_from_cache", lambda *a: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: None)
     with pytest.raises(
         UserError, match=r"swin_tiny_patch4_window7_224.*model\.safetensors.*classifier\.weights=FILE"
     ):
-        build_backbone(config_of("classifier=swin_t").classifier)
+        build_backbone(config_of("classifier=swin_t", "classifier.weights=imagenet_timm").classifier)
 
 
 def test_downloaded_weights_are_loaded_strictly(monkeypatch, tmp_path):
@@ -93,7 +93,7 @@ def test_downloaded_weights_are_loaded_strictly(monkeypatch, tmp_path):
     source = build_backbone(config_of("classifier=mobilenetv2", "classifier.weights=none").classifier)
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(
-        module.huggingface_hub, "try_to_load_from_cache", lambda *a: str(tmp_path / "model.safetensors")
+        huggingface_hub, "try_to_load_from_cache", lambda *a: str(tmp_path / "model.safetensors")
     )
     words = ("classifier=mobilenetv2", "classifier.init_seed=9")
     loaded = build_backbone(config_of(*words).classifier)

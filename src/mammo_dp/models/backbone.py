@@ -1,22 +1,19 @@
 """The backbone: built from timm, weights loaded strictly, its last normalisation taken out, what of it trains."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import huggingface_hub
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import group_parameters
 from torch import nn
 from torch.nn import functional
 
-from mammo_dp.config.schema import Classifier
+from mammo_dp.config.schema import TORCHVISION, Classifier
 from mammo_dp.errors import UserError
 from mammo_dp.layers import Affine
-from mammo_dp.models.download import check_reachable
+from mammo_dp.models import download
+from mammo_dp.models.weights import load_weights
 
 HUB_FILE = "model.safetensors"
 LAST_NORMS = ("norm", "head.norm", "fc_norm")  # timm's names
@@ -34,9 +31,7 @@ def build_backbone(settings: Classifier, trained: Mapping[str, torch.Tensor] | N
     if trained is not None:
         backbone.load_state_dict(dict(trained), strict=True)
     elif settings.weights != "none":
-        load_weights(
-            backbone, settings.weights_file or _imagenet_file(settings.backbone), name=settings.backbone
-        )
+        load_weights(backbone, settings.weights_file or _downloaded(settings), name=settings.backbone)
     backbone = backbone.eval().requires_grad_(False)
     return (
         backbone
@@ -85,72 +80,6 @@ def _submodule(backbone: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def load_weights(backbone: nn.Module, path: Path, *, name: str) -> None:
-    """Load a .safetensors or weights-only .pth file strictly."""
-    fit_weights(backbone, read_weights(path), name=name)
-
-
-def fit_weights(backbone: nn.Module, stored: Mapping[str, torch.Tensor], *, name: str) -> None:
-    """Load tensors of a file strictly.
-
-    The file's classification layer is dropped, and files of a model's authors go through timm's own renaming.
-    Raises UserError naming the first key that is missing, unknown or of another shape.
-    """
-    module = sys.modules[type(backbone).__module__]
-    renamed = dict(getattr(module, "checkpoint_filter_fn", lambda state, model: state)(stored, backbone))
-    classifier = backbone.default_cfg["classifier"]  # type: ignore[index]
-    prefixes = tuple(f"{p}." for p in ([classifier] if isinstance(classifier, str) else classifier))
-    expected = backbone.state_dict()
-    transient = {key for key, _ in backbone.named_buffers()} - set(expected)
-    given = {k: v for k, v in renamed.items() if not k.startswith(prefixes) and k not in transient}
-
-    advice = f"give a file of timm's {name}, or set classifier.backbone to the model that the file belongs to"
-    for fault, keys in (
-        ("lacks", [key for key in expected if key not in given]),
-        ("holds an unknown", [key for key in given if key not in expected]),
-    ):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"the file of classifier.weights {fault} key {keys[0]}{more}; {advice}")
-    for key, tensor in expected.items():
-        shape = stored[key].shape if key in stored else given[key].shape  # before timm resizes anything
-        if shape != tensor.shape:
-            raise UserError(
-                f"key {key} of the file of classifier.weights has shape {tuple(shape)}, {name} needs "
-                f"{tuple(tensor.shape)}; {advice}"
-            )
-    backbone.load_state_dict(given, strict=True)
-
-
-def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    """The tensors of a .safetensors or .pth file. Raises UserError if it is neither, or holds more than tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise _unreadable(error) from None
-    except (
-        Exception
-    ) as error:  # torch.load raises pickle's own errors for a file that holds more than tensors
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise _unreadable(error) from None
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise UserError("the file of classifier.weights holds no table of tensors; give a state dict")
-    return content
-
-
-def _unreadable(error: Exception) -> UserError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"the file of classifier.weights cannot be read ({first}); give a .safetensors file or a .pth of tensors only"
-    )
-
-
 def _create(settings: Classifier) -> nn.Module:
     try:
         return timm.create_model(settings.backbone, pretrained=False, num_classes=0, **settings.backbone_args)
@@ -168,25 +97,23 @@ def _unknown(backbone: str) -> UserError:
     return UserError(f"timm knows no model classifier.backbone={backbone}; {hint}")
 
 
-def _imagenet_file(backbone: str) -> Path:
-    """The file of timm's default weights, from the hub client's cache or downloaded into it."""
-    config = timm.get_pretrained_cfg(backbone, allow_unregistered=False) if timm.is_model(backbone) else None
+def _downloaded(settings: Classifier) -> Path:
+    """The file of named weights, from the cache of the library that offers it or downloaded into it."""
+    backbone = settings.backbone
     if not timm.is_model(backbone):
         raise _unknown(backbone)
+    enumeration = TORCHVISION.get(backbone) if settings.weights == "imagenet" else None
+    if enumeration is not None:
+        from torchvision.models import get_weight
+
+        url = get_weight(enumeration).url
+        return download.from_url(
+            url, what=f"the ImageNet weights of {backbone}", setting="classifier.weights=FILE"
+        )
+    config = timm.get_pretrained_cfg(backbone, allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         raise UserError(f"timm has no ImageNet weights for {backbone}; give classifier.weights=FILE")
-    cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, HUB_FILE)
-    if isinstance(cached, str):
-        return Path(cached)
-    endpoint = huggingface_hub.constants.ENDPOINT
-    try:
-        check_reachable(endpoint)
-        return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, HUB_FILE))
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise UserError(
-            f"the ImageNet weights of {backbone} could not be downloaded ({type(error).__name__}); with a network run "
-            f"again, or fetch {endpoint}/{config.hf_hub_id}/resolve/main/{HUB_FILE} and give classifier.weights=FILE"
-        ) from None
+    return download.from_hub(config.hf_hub_id, HUB_FILE, what=f"the ImageNet weights of {backbone}")
 
 
 # --- features of every stage ---------------------------------------------------------------------------------------

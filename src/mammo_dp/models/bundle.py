@@ -58,7 +58,8 @@ def weights_name(classifier: Classifier, cache: Cache) -> str:
 def released_settings(config: Config, cache: Cache) -> dict[str, Any]:
     """The configuration that may leave: no path, no seed of training, nothing of the machine."""
     weights = config.classifier.weights_file
-    public = {"imagenet": "imagenet", "none": "random"}.get(config.classifier.weights, "a file of its own")
+    named = config.classifier.named_weights
+    public = "a file of its own" if named is None else named.partition(",")[0]
     settings: dict[str, Any] = {
         "dataset": config.dataset.name,
         "split": config.dataset.split,
@@ -183,6 +184,8 @@ class Saved:
         if name == BACKBONE or name.startswith("random"):
             return "none"
         if name == "imagenet":
+            return "imagenet_timm"
+        if name.startswith("torchvision "):
             return "imagenet"
         wanted = name.removeprefix("sha256 ")
         packaged = [f"pkg:{path.name}" for path in Path(__file__).parent.glob("*.safetensors")]

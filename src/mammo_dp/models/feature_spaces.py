@@ -1,7 +1,6 @@
 """Feature spaces that images are compared in: a network's features, or radiomics. Features are kept between runs."""
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from mammo_dp.engine.progress import track
 from mammo_dp.errors import UserError
 from mammo_dp.files import Cache, file_identity, package_version, to_json, write_atomic
 from mammo_dp.metrics import radiomics
-from mammo_dp.models.backbone import build_backbone, fit_weights, read_weights
-from mammo_dp.models.download import check_reachable
+from mammo_dp.models import download
+from mammo_dp.models.backbone import build_backbone
 from mammo_dp.models.features import all_flips, encoder, inputs_of
+from mammo_dp.models.weights import fit_weights, read_weights
 
 VERSION = 1  # raised when the code measures otherwise
 Measure = Callable[[np.ndarray], torch.Tensor]  # (n, size, size) uint8 -> (n, flips or 1, d)
@@ -161,8 +161,11 @@ def build_inception(
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-    path = _downloaded(URL_INCEPTION_V3) if weights == "download" else Path(weights)
     advice = f"fetch {URL_INCEPTION_V3} and set evaluation.inception_weights=FILE"
+    path = Path(weights)
+    if weights == "download":
+        what = "the space inception is left out: its weights"
+        path = download.from_url(URL_INCEPTION_V3, what=what, setting="evaluation.inception_weights=FILE")
     if not path.is_file():
         raise UserError(f"the space inception is left out: {weights} is not a file; {advice}")
     try:
@@ -176,23 +179,6 @@ def build_inception(
         ) from None
     network.to(device)
     return lambda images: network(images.to(device))[0].cpu()
-
-
-def _downloaded(url: str) -> Path:
-    """torch.hub's copy of a file, fetched if it is not there yet."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
-    if path.is_file():
-        return path
-    try:
-        check_reachable(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.split("-")[-1], progress=False)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the space inception is left out: its weights could not be downloaded ({type(error).__name__}); with a "
-            f"network run again with force=true, or fetch {url} and set evaluation.inception_weights=FILE"
-        ) from None
-    return path
 
 
 def build_radimagenet(weights: str | None) -> nn.Module:
@@ -214,5 +200,5 @@ def build_radimagenet(weights: str | None) -> nn.Module:
 
 
 def _renamed(key: str) -> str:
-    found = re.fullmatch(r"(?:module\.)?backbone\.(\d)\.(.+)", key)
+    found = re.fullmatch(r"(\d)\.(.+)", key)
     return f"{CHILDREN.get(found[1], found[1])}.{found[2]}" if found else key
