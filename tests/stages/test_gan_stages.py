@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from mammo_dp import cli, files
 from mammo_dp.data.patch_set import INDEX_COLUMNS, PatchSet
 from mammo_dp.engine.artifacts import Artifact, Store
 from mammo_dp.stages.train_gan import work as train_gan
+from tests.models.test_published_generator import Published
 
 TINY = (
     "gan.size=16", "gan.generator_channels=[8,4]", "gan.discriminator_channels=[4,8]", "gan.batch_size=8",
@@ -151,6 +153,26 @@ def test_a_checkpoint_chosen_by_distance(evaluated):
     assert (metrics["epoch"], metrics["frechet_distance"]) == (best["epoch"], best["frechet_distance"])
     ledger = artifact.manifest["privacy"]["ledger"]
     assert "choice of the generator's checkpoint" in [event["what"] for event in ledger["events"]]
+
+
+def test_the_authors_generator_makes_patches_like_any_other(evaluated, tmp_path):
+    """From a file in its layout; the ledger says whose images it saw, and no record keeps the file's path."""
+    torch.save(Published().state_dict(), tmp_path / "private name.pt")
+    words = (
+        "synthetic=authors_generator",
+        f"synthetic.file='{tmp_path}/private name.pt'",
+        "synthetic.per_class=5",
+    )
+    assert build(evaluated, "sample_synthetic", *words) == cli.DONE
+    artifact = newest(evaluated, "sample_synthetic")
+    patches = PatchSet.load(artifact)
+    assert patches.malignant.tolist() == [0] * 5 + [1] * 5
+    assert patches.index["patient"].str.startswith("authors_generator_").all()
+    assert set(patches.index["source_sha256"]) == {files.sha256(tmp_path / "private name.pt")}
+    record = (artifact.folder / "manifest.json").read_text()
+    assert "private name" not in record
+    assert "CBIS-DDSM" in record
+    assert build(evaluated, "sample_synthetic", *words[:1], "synthetic.file=none.pt") != cli.DONE
 
 
 def test_without_privacy_everything_after_the_generator_says_so(evaluated):

@@ -95,6 +95,8 @@ def _predictions(config: Config) -> str | None:
 def _synthetic_images(config: Config) -> str | None:
     if config.reads_synthetic and config.synthetic.name == "release" and not config.synthetic.root:
         return "synthetic.root is missing; set synthetic.root=FOLDER, absolute or below dataset.root"
+    if config.reads_synthetic and config.synthetic.name == "authors_generator" and not config.synthetic.file:
+        return "synthetic.file is missing; set synthetic.file=FILE, the state dict of the published generator"
     return None
 
 

@@ -509,14 +509,19 @@ class Gan(Section):
 class Synthetic(Section):
     """Synthetic masses. They enter a run through its experiment only."""
 
-    name: Literal["mcgan", "release"] = "mcgan"
-    """mcgan: drawn from the generator that stage=train_gan trained on the same patches. release: published images."""
+    name: Literal["mcgan", "release", "authors_generator"] = "mcgan"
+    """mcgan: drawn from the generator that stage=train_gan trained on the same patches. release: published images.
+    authors_generator: drawn from the paper's published generator (medigan's 00008_C-DCGAN_MMG_MASSES)."""
     root: str | None = None
     """Of release: their folder, absolute or relative to dataset.root."""
+    file: str | None = None
+    """Of authors_generator: its state dict."""
+    malignant_condition: Literal[0, 1] = 0
+    """Of authors_generator: which of its two conditions is malignant. Its code's label is `is_benign`, so 0."""
     per_class: int = Field(1500, gt=0)
     """Images of each class."""
     seed: int = Field(42, ge=0, lt=2**63)
-    """Seed of mcgan's latents."""
+    """Seed of the latents that images are drawn from."""
     epoch: int | None = Field(None, gt=0)
     """Of mcgan: a checkpoint of the generator. null: the one that gan.select chose."""
     role: Literal["pooled", "public"] = "pooled"
@@ -528,7 +533,7 @@ class Synthetic(Section):
     validation: Literal["synthetic", "real"] = "synthetic"
     """What syn and synpre choose an epoch on: held-out synthetic images, or real validation patients (the paper)."""
     trained_on: str = ""
-    """Of release: the dataset.population that its generator was trained on without privacy."""
+    """Of published images and generators: the dataset.population that they were trained on without privacy."""
 
     @property
     def count(self) -> int:
@@ -861,6 +866,7 @@ class Config(Section):
         weights, inception = self.classifier.weights, self.evaluation.inception_weights
         paths |= {
             "synthetic.root": made if Path(made).is_absolute() else "",
+            "synthetic.file": self.synthetic.file or "",
             "outputs": self.outputs if data.is_confidential else "",  # may lie beside the data
             "public.root": (public and public.root) or "",
             "classifier.weights": weights if self.classifier.weights_file and weights[:4] != "pkg:" else "",

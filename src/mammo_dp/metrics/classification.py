@@ -12,7 +12,6 @@ from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     f1_score,
-    log_loss,
     roc_auc_score,
     roc_curve,
 )
@@ -45,9 +44,22 @@ def auprc_benign(malignant: np.ndarray, p_malignant: np.ndarray) -> float:
     return float(average_precision_score(1 - malignant, 1 - p_malignant))
 
 
-def cross_entropy(malignant: np.ndarray, p_malignant: np.ndarray) -> float:
-    """Mean negative log likelihood, nats."""
-    return float(log_loss(malignant, np.clip(p_malignant, 1e-7, 1 - 1e-7), labels=[0, 1]))
+def cross_entropy(
+    malignant: np.ndarray,
+    p_malignant: np.ndarray,
+    *,
+    label_smoothing: float = 0.0,
+    batch_size: int | None = None,
+) -> float:
+    """Mean negative log likelihood, nats, of targets smoothed towards 1/2; the mean over batches, if there are any.
+
+    The published code averages the loss of each batch, so that an image of a smaller last batch counts for more.
+    """
+    p = np.clip(p_malignant, np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+    target = (1 - label_smoothing) * malignant + label_smoothing / 2
+    losses = -(target * np.log(p) + (1 - target) * np.log1p(-p))
+    size = batch_size or len(losses)
+    return float(np.mean([losses[k : k + size].mean() for k in range(0, len(losses), size)]))
 
 
 def _sensitivity(malignant: np.ndarray, p_malignant: np.ndarray) -> float:

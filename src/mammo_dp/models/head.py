@@ -27,3 +27,11 @@ def class_difference(layer: nn.Linear) -> torch.Tensor:
     """(d + 1,) weights, and last the bias, of malignant less those of benign: all that a score depends on."""
     both = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
     return both[1] - both[0]
+
+
+def p_malignant(logits: torch.Tensor) -> torch.Tensor:
+    """(..., 2) logits -> (...) float64 probability of malignant.
+
+    In float32 every image beyond a difference of 17 between its logits would have the probability 1, and tie.
+    """
+    return logits.double().softmax(dim=-1)[..., 1]

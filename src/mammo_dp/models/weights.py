@@ -42,17 +42,19 @@ def release_name(sha256: str) -> str | None:
 HARMLESS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
 
 
-def read_weights(path: Path) -> State:
+def read_weights(path: Path, *, setting: str = "classifier.weights") -> State:
     """The tensors of a .safetensors or .pth file, without wrappers and prefixes.
 
     Raises UserError if it is neither, is named as the other, holds more than tensors, or if a value is not finite.
     """
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    state = _unwrapped(content)
+    content = (
+        _read_safetensors(path, setting) if _is_safetensors(path, setting) else _read_torch(path, setting)
+    )
+    state = _unwrapped(content, setting)
     for key, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
-                f"key {key} of the file of classifier.weights holds values that are not finite; fetch it again, or "
+                f"key {key} of the file of {setting} holds values that are not finite; fetch it again, or "
                 "take an earlier checkpoint"
             )
     return state
@@ -164,13 +166,13 @@ def from_torchvision_swin(stored: Mapping[str, torch.Tensor]) -> State:
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-def _is_safetensors(path: Path) -> bool:
+def _is_safetensors(path: Path, setting: str) -> bool:
     """Or one of torch.save. Raises UserError for what is known to be neither, and where the name is the other's."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, setting) from None
     fault = None
     if len(start) < SHORTEST:
         fault = f"it has {len(start)} bytes; fetch it again"
@@ -181,7 +183,7 @@ def _is_safetensors(path: Path) -> bool:
     elif start.startswith(b"\x89HDF"):
         fault = "it is an HDF5 file of Keras; fetch the one for PyTorch"
     if fault is not None:
-        raise UserError(f"the file of classifier.weights cannot be used: {fault}")
+        raise UserError(f"the file of {setting} cannot be used: {fault}")
     safe = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
     torchs = start.startswith((b"PK", b"\x80"))
     named = path.suffix == ".safetensors"
@@ -189,41 +191,41 @@ def _is_safetensors(path: Path) -> bool:
         right = path.with_suffix(".safetensors" if safe else ".pth").name
         what = "safetensors" if safe else "torch.save"
         raise UserError(
-            f"the file of classifier.weights is one of {what} by its content, whatever its name says; rename it to "
+            f"the file of {setting} is one of {what} by its content, whatever its name says; rename it to "
             f"{right}"
         )
     return named
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path, setting: str) -> State:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, setting) from None
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, setting: str) -> Any:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, setting) from None
     except (
         Exception
     ) as error:  # torch.load raises pickle's own errors for a file that holds more than tensors
         if type(error).__name__ != "UnpicklingError":
             raise
-        raise _unreadable(error) from None
+        raise _unreadable(error, setting) from None
 
 
-def _unwrapped(content: Any) -> State:
+def _unwrapped(content: Any, setting: str) -> State:
     while isinstance(content, dict):
         inner = next((content[w] for w in WRAPPERS if isinstance(content.get(w), dict)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise UserError("the file of classifier.weights holds no table of tensors; give a state dict")
+        raise UserError(f"the file of {setting} holds no table of tensors; give a state dict")
     state = {str(key): tensor for key, tensor in content.items()}
     while prefix := next((p for p in PREFIXES if _is_prefix(p, state)), None):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
@@ -235,8 +237,8 @@ def _is_prefix(prefix: str, state: State) -> bool:
     return 2 * sum(key.startswith(prefix) for key in state) > len(state)
 
 
-def _unreadable(error: Exception) -> UserError:
+def _unreadable(error: Exception, setting: str) -> UserError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
-        f"the file of classifier.weights cannot be read ({first}); give a .safetensors file or a .pth of tensors only"
+        f"the file of {setting} cannot be read ({first}); give a .safetensors file or a .pth of tensors only"
     )

@@ -8,16 +8,6 @@ from matplotlib.transforms import Bbox
 
 from mammo_dp.reporting.svg import plt
 
-# Osuala et al. 2024, Fig. 2 and the authors' sheet: pair -> metric and space -> (mean, std). FRD of another version of
-# frd-score and of other masks (docs/gan.md), FID of other networks or subsets: beside ours, not for comparison.
-PAPER = {
-    ("train", "train"): {"fid radimagenet": (0.307, 0.013), "frd radiomics": (3.48, None)},
-    ("synthetic", "synthetic"): {"fid radimagenet": (0.322, 0.012), "frd radiomics": (0.575, None)},
-    ("train", "synthetic"): {
-        "fid inception": (57.99, 0.72), "fid radimagenet": (0.812, 0.019), "frd radiomics": (18.12, 1.0),
-    },
-    ("train", "external"): {"fid inception": (156.4, 14.3), "frd radiomics": (277.6, 39.0)},
-}  # fmt: skip
 PAPER_DATASETS = ("cbis_bcdr", "cbis_ddsm", "release")
 CELL, LINE = 0.9, 0.2  # inches of a patch, of a line of the table
 
@@ -58,12 +48,3 @@ def figure2(
     panel.text(0.0, 0.0, note, fontsize=6.5, va="bottom", wrap=True)
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
-
-
-def paper_value(pair: tuple[str, str], metric: str, space: str, label: str) -> str:
-    """The paper's number in words, or nothing."""
-    found = PAPER.get(pair, {}).get(f"{metric} {space}") if label == "all" else None
-    if found is None:
-        return ""
-    mean, std = found
-    return f"{mean:g}" if std is None else f"{mean:g} ± {std:g}"

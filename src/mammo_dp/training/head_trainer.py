@@ -8,6 +8,7 @@ from torch import nn
 
 from mammo_dp.config.schema import Recipe
 from mammo_dp.data.transforms import FLIPS
+from mammo_dp.models.head import p_malignant
 from mammo_dp.privacy.gradients import TwoClassRows, block_shapes, contributions, gradient_sum
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.sampling import FullBatch, Randomness, batches_of
@@ -165,4 +166,4 @@ def predict(
     flips = torch.arange(FLIPS if test_flips else 1).expand(len(positions), -1)
     with torch.no_grad():
         logits = head(source.rows(torch.from_numpy(positions), flips))
-    return logits.softmax(dim=-1)[..., 1].mean(dim=1).double().cpu().numpy()
+    return p_malignant(logits).mean(dim=1).cpu().numpy()

@@ -13,6 +13,7 @@ from mammo_dp.config.schema import Classifier, Recipe, Runtime
 from mammo_dp.data.transforms import FLIPS, flip, scaled, square
 from mammo_dp.models.backbone import set_trained
 from mammo_dp.models.features import seeded_layers
+from mammo_dp.models.head import p_malignant
 from mammo_dp.models.preparation import Preparation
 from mammo_dp.privacy.mechanism import GridSum
 from mammo_dp.privacy.network_gradients import check_no_batch_statistics, images_at_once, unit_gradients
@@ -154,5 +155,5 @@ class NetworkTrainer(ClassifierTrainer):
             inputs = self._inputs(part)
             with self._precision():
                 logits = [self.network(flip(inputs, v)).float() for v in range(FLIPS if test_flips else 1)]
-            found.append(torch.stack(logits).softmax(dim=-1)[..., 1].mean(dim=0).double().cpu())
+            found.append(p_malignant(torch.stack(logits)).mean(dim=0).cpu())
         return torch.cat(found).numpy() if found else np.empty(0)

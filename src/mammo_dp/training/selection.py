@@ -30,6 +30,7 @@ class Selection:
 
     def __init__(self, recipe: Recipe, network: nn.Module, *, steps: int) -> None:
         self.select, self.network, self.steps = recipe.select, network, steps
+        self.smoothing: Any = {"label_smoothing": recipe.label_smoothing, "batch_size": recipe.batch_size}
         self.step = 0
         self.mean: State = {}
         if self.select in ("average", "ema"):
@@ -46,8 +47,9 @@ class Selection:
                 self.mean[key].lerp_(value.double(), weight)
 
     def consider(self, malignant: np.ndarray, p_malignant: np.ndarray) -> dict[str, float]:
-        """Keep the present network if it has the highest AUPRC (benign) so far; ties by lower loss."""
-        auprc, loss = auprc_benign(malignant, p_malignant), cross_entropy(malignant, p_malignant)
+        """Keep the present network if it has the highest AUPRC (benign) so far; ties by lower loss, as in training."""
+        auprc = auprc_benign(malignant, p_malignant)
+        loss = cross_entropy(malignant, p_malignant, **self.smoothing)
         if (auprc, -loss) > (self.best_auprc, -self.best_loss):
             self.best = {key: value.clone() for key, value in self.network.state_dict().items()}
             self.best_step, self.best_auprc, self.best_loss = self.step, auprc, loss

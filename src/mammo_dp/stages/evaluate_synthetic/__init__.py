@@ -10,7 +10,7 @@ from mammo_dp.stages.common import COHORTS, IDENTIFIED_BY_CONTENT, OF_THE_GAN, S
 
 
 class EvaluateSynthetic(Stage):
-    name, version = "evaluate_synthetic", 3
+    name, version = "evaluate_synthetic", 4
     summary = "distances between real and synthetic masses, memorisation -> Fig. 2"
     uses = ("evaluation", "classifier", "runtime", "dataset.population")
     optional = True

@@ -17,7 +17,8 @@ from mammo_dp.metrics.comparison import Comparison, ImageSet, compare
 from mammo_dp.metrics.image_faults import wrapped_pixels
 from mammo_dp.metrics.memorization import Nearest, copies, membership_auc, nearest
 from mammo_dp.models.feature_spaces import FeatureSpace, open_space
-from mammo_dp.reporting.figure2 import PAPER_DATASETS, figure2, paper_value
+from mammo_dp.reporting import paper
+from mammo_dp.reporting.figure2 import PAPER_DATASETS, figure2
 from mammo_dp.reporting.mosaic import mosaic
 from mammo_dp.reporting.privacy_card import privacy_card
 from mammo_dp.training import device as devices
@@ -257,7 +258,8 @@ def _figure(
             rows = sets[name].positions[sets[name].malignant == label]
             chosen = rng.choice(rows, size=min(SHOWN, len(rows)), replace=False)
             masses.append((f"{'real' if name == 'train' else name}\n{words}", patches.images[chosen]))
-    table = _figure_table(comparisons, beside_paper=config.dataset.name in PAPER_DATASETS)
+    beside_paper = config.dataset.name in PAPER_DATASETS
+    table = _figure_table(comparisons, beside_paper=beside_paper)
     words = [
         f"Membership AUC in {space}: {m['auc']:.3f}"
         + (f" [{m['low']:.3f}, {m['high']:.3f}]" if m["low"] is not None else "")
@@ -265,27 +267,36 @@ def _figure(
     ]
     words += [f"Left out: {', '.join(missing)}."] if missing else []
     note = f"{config.evaluation.subsets} random parts of each set, no patient in two. {'. '.join(words)}"
+    if beside_paper:
+        note = f"{note}\n{paper.SLIPS}"
     figure2(output.folder / "figure2.png", masses, table, note=note)
 
 
 def _figure_table(comparisons: Sequence[Comparison], *, beside_paper: bool) -> list[dict[str, str]]:
-    """One line for each pair and space, and for each class where real and synthetic images are compared."""
+    """One line for each pair and space, and for each class where real and synthetic images are compared.
+
+    Beside the paper, also one for each of its numbers that was not measured here.
+    """
     rows: dict[tuple[str, ...], dict[str, str]] = {}
+    columns = ("FID, FRD", *(["paper"] if beside_paper else []), "KID", "precision", "recall")
+
+    def row_of(first: str, second: str, label: str, space: str, n: str) -> dict[str, str]:
+        head = {"pair": f"{first} : {second}", "class": label, "space": space, "N": n}
+        return rows.setdefault((first, second, label, space), head | dict.fromkeys(columns, ""))
+
     for c in comparisons:
         if c.label != "all" and (c.first == c.second or synthetic.SOURCE not in (c.first, c.second)):
             continue
-        row = rows.setdefault(
-            (c.first, c.second, c.label, c.space),
-            {
-                "pair": f"{c.first} : {c.second}", "class": c.label, "space": c.space,
-                "N": f"{c.n_first} : {c.n_second}",
-                **dict.fromkeys(("FID, FRD", *(["paper"] if beside_paper else []), "KID", "precision", "recall"), ""),
-            },
-        )  # fmt: skip
+        row = row_of(c.first, c.second, c.label, c.space, f"{c.n_first} : {c.n_second}")
         column = {"fid": "FID, FRD", "frd": "FID, FRD", "kid": "KID"}.get(c.metric, c.metric)
         row[column] = _number(c)
         if beside_paper and column == "FID, FRD":
-            row["paper"] = paper_value((c.first, c.second), c.metric, c.space, c.label)
+            row["paper"] = paper.distance((c.first, c.second), c.metric, c.space, c.label)
+    for (first, second), name in paper.DISTANCES if beside_paper else ():
+        metric, space = name.split()
+        row_of(first, second, "all", space, "")["paper"] = paper.distance(
+            (first, second), metric, space, "all"
+        )
     return list(rows.values())
 
 

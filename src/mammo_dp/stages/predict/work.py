@@ -19,6 +19,7 @@ from mammo_dp.errors import UserError
 from mammo_dp.files import Cache
 from mammo_dp.models.bundle import Saved
 from mammo_dp.models.features import all_flips, encoder
+from mammo_dp.models.head import p_malignant
 from mammo_dp.training import device as devices
 
 PREDICTIONS = "predictions.csv"
@@ -93,5 +94,5 @@ def _scores(
     found: list[float] = []
     for start in track(range(0, len(patches), size), "scores", total=-(-len(patches) // size)):
         features = all_flips(np.stack(patches[start : start + size]), encode, settings)[:, :flips].to(device)
-        found += head(prepare(features)).softmax(dim=-1)[..., 1].mean(dim=1).double().tolist()
+        found += p_malignant(head(prepare(features))).mean(dim=1).tolist()
     return found

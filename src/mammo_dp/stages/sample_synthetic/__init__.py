@@ -1,5 +1,7 @@
 """`stage=sample_synthetic`: the generator, or published images -> synthetic masses of both classes."""
 
+from pathlib import Path
+
 from mammo_dp import files
 from mammo_dp.data.sources import synthetic_folder
 from mammo_dp.engine.stage import Input, Stage
@@ -10,7 +12,7 @@ from mammo_dp.stages.train_gan import GENERATOR
 
 
 class SampleSynthetic(Stage):
-    name, version = "sample_synthetic", 3
+    name, version = "sample_synthetic", 4
     summary = "synthetic masses of both classes, as patches of the split `synthetic`"
     uses = ("synthetic", "patches.size")
     kept, optional = False, True
@@ -18,12 +20,16 @@ class SampleSynthetic(Stage):
     def ignores(self, config):
         training = ("role", "weight", "val_fraction", "validation")
         ignored = {f"synthetic.{name}": "of training with these images" for name in training}
-        ignored["synthetic.root"] = IDENTIFIED_BY_CONTENT
-        if config.synthetic.name == "mcgan":
-            ignored["synthetic.trained_on"] = "the generator's own record says it"
-        else:
-            ignored |= {f"synthetic.{name}": "of synthetic=mcgan" for name in ("seed", "epoch")}
-        return ignored
+        ignored |= dict.fromkeys(("synthetic.root", "synthetic.file"), IDENTIFIED_BY_CONTENT)
+        others = {
+            "mcgan": {
+                "trained_on": "the generator's own record says it",
+                "malignant_condition": "of another generator",
+            },
+            "release": dict.fromkeys(("seed", "epoch", "malignant_condition"), "of images that are drawn"),
+            "authors_generator": {"epoch": "of synthetic=mcgan"},
+        }
+        return ignored | {f"synthetic.{name}": why for name, why in others[config.synthetic.name].items()}
 
     def label(self, config):
         return f"{config.synthetic.name}-{config.synthetic.per_class}"
@@ -34,6 +40,14 @@ class SampleSynthetic(Stage):
     def external(self, config, store):
         if config.synthetic.name == "mcgan":
             return {}
+        if config.synthetic.name == "authors_generator":
+            file = Path(str(config.synthetic.file))
+            if not file.is_file():
+                raise UserError(
+                    f"synthetic.file={file} is not a file; give the state dict of the published generator "
+                    "(docs/gan.md says where it comes from)"
+                )
+            return {"generator": files.file_identity(file, store.cache)}
         folder = synthetic_folder(config)
         try:
             return {"synthetic": files.tree_identity(folder)}

@@ -21,8 +21,10 @@ from mammo_dp.data.transforms import resized
 from mammo_dp.engine.artifacts import Artifact, Output, StageResult
 from mammo_dp.engine.progress import track
 from mammo_dp.errors import UserError
+from mammo_dp.files import sha256
 from mammo_dp.metrics.image_faults import wrapped_pixels
 from mammo_dp.models.mcgan import CLASSES, sample
+from mammo_dp.models.published_generator import read_published_generator
 from mammo_dp.privacy.sampling import seeded_generator
 from mammo_dp.stages.train_gan.work import load_generator
 from mammo_dp.training import device as devices
@@ -35,13 +37,15 @@ def check(config: Config) -> None:
     """Refuse a folder with too few images of a class, and a device that is not there."""
     if config.synthetic.name == "release":
         synthetic.read(synthetic_folder(config), per_class=config.synthetic.per_class)
-    else:
-        devices.prepare(config.runtime)
+        return
+    devices.prepare(config.runtime)
+    if config.synthetic.name == "authors_generator":
+        read_published_generator(config)
 
 
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     given = config.synthetic.name == "release"
-    made = _published(config) if given else _drawn(config, inputs["generator"])
+    made = _published(config) if given else _drawn(config, inputs)
     place = {"source": synthetic.SOURCE, "split": synthetic.SOURCE}
     index, wrapped = [], 0
     for number, (lesion, patch, box, origin) in enumerate(
@@ -73,26 +77,31 @@ def _published(config: Config) -> Iterator[Made]:
         yield lesion, patch, box, image.sha256
 
 
-def _drawn(config: Config, artifact: Artifact) -> Iterator[Made]:
+def _drawn(config: Config, inputs: Mapping[str, Artifact]) -> Iterator[Made]:
     """Samples of a generator, benign first. Each class has its own stream: more images only add to the first ones."""
     settings, device, size = config.synthetic, devices.prepare(config.runtime), config.patches.size
-    generator, origin = load_generator(artifact, config, epoch=settings.epoch)
+    gan = config.gan
+    if "generator" in inputs:
+        generator, origin = load_generator(inputs["generator"], config, epoch=settings.epoch)
+    else:
+        generator, gan = read_published_generator(config)
+        origin = sha256(Path(str(settings.file)))
     generator.to(device)
     for label in range(CLASSES):
         rng = seeded_generator(settings.seed, f"class {label}", "latents")
         for first in range(0, settings.per_class, BLOCK):
-            latents = torch.randn(BLOCK, config.gan.latent_dim, generator=rng).to(device)
+            latents = torch.randn(BLOCK, gan.latent_dim, generator=rng).to(device)
             labels = torch.full((BLOCK,), label, device=device)
-            samples = sample(generator, latents, labels, config.gan, batch_size=BLOCK)
+            samples = sample(generator, latents, labels, gan, batch_size=BLOCK)
             patches = resized(samples.numpy(), size)
             for number, patch in enumerate(patches[: settings.per_class - first], first):
-                yield _record(number, label), patch, Box(0, 0, size, size), origin
+                yield _record(settings.name, number, label), patch, Box(0, 0, size, size), origin
 
 
-def _record(number: int, label: int) -> Lesion:
+def _record(generator: str, number: int, label: int) -> Lesion:
     """A sample is a patient of its own: it belongs to no real patient."""
     pathology = ("benign", "malignant")[label]
-    name = f"mcgan_{pathology}_{number:05d}"
+    name = f"{generator}_{pathology}_{number:05d}"
     return Lesion(
         row=name, image_path=Path(), region=WholeImage(), patient=name, image=name, malignant=label == 1,
         pathology=pathology,

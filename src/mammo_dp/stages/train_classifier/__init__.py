@@ -31,7 +31,7 @@ def training_label(config) -> str:
 
 
 class TrainClassifier(Stage):
-    name, version = "train_classifier", 8
+    name, version = "train_classifier", 9
     summary = "patches and features -> a benign/malignant classifier, private at any finite epsilon"
     uses = (
         "experiment", "recipe", "pretraining", "privacy", "seed", "classifier", "synthetic", "runtime", "dataset.name",
@@ -131,7 +131,7 @@ class TrainClassifier(Stage):
             from mammo_dp.privacy.statement import SEEDED  # slow to import
 
             yield SEEDED
-        given = config.experiment.uses_synthetic and config.synthetic.name == "release"
+        given = config.experiment.uses_synthetic and config.synthetic.name != "mcgan"
         if given and config.synthetic.role == "public":
             yield "the synthetic images are public: their gradients enter without noise"
 

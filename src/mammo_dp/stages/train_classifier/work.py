@@ -197,7 +197,7 @@ def _evaluate(patches: PatchSet, scores: Scores, output: Output) -> dict[str, An
             tables.append(table.assign(p_malignant=p_malignant))
     columns = ["patch", "source", "split", "patient", "lesion", "malignant", "p_malignant"]
     pd.concat(tables or [pd.DataFrame(columns=pd.Index(columns))]).to_csv(
-        output.folder / PREDICTIONS, index=False, float_format="%.9g"
+        output.folder / PREDICTIONS, index=False, float_format="%.17g"
     )
     return metrics
 
