@@ -614,7 +614,7 @@ class Predict(Section):
     """What stage=predict scores, and with what."""
 
     model: str | None = None
-    """Folder of a trained classifier: a finished run, or an exported bundle."""
+    """Folder of a trained classifier: a finished run or an exported bundle; or a checkpoint of the paper's own code."""
     input: str | None = None
     """Folder of images, each one patch, or a table (CSV) of images and where the lesion is (docs/data.md)."""
     names: bool = False

@@ -145,19 +145,7 @@ class Saved:
 
     def head(self) -> nn.Sequential:
         """The trained head, in eval mode."""
-        tensors = _tensors(self.folder / HEAD)
-        layers: dict[int, nn.Module] = {}
-        for key in tensors:
-            number, kind = int(key.split(".")[0]), tensors[key]
-            if key.endswith(".weight"):
-                layers[number] = (
-                    Affine(len(kind)) if kind.ndim == 1 else nn.Linear(kind.shape[1], kind.shape[0])
-                )
-        for number in range(max(layers)):
-            layers.setdefault(number, nn.LeakyReLU(0.2))
-        head = nn.Sequential(*(layers[number] for number in sorted(layers)))
-        head.load_state_dict(tensors, strict=True)
-        return head.eval()
+        return head_of(_tensors(self.folder / HEAD))
 
     def backbone(self, given: Classifier, cache: Cache) -> nn.Module:
         """The backbone that the head was trained on, as `given` names its weights where they came from outside.
@@ -197,6 +185,21 @@ class Saved:
             f"the classifier was trained on backbone weights with SHA-256 {wanted[:16]}..., which classifier.weights="
             f"{given.weights} are not; give classifier.weights=FILE of those"
         )
+
+
+def head_of(tensors: dict[str, torch.Tensor]) -> nn.Sequential:
+    """A head from its tensors alone, in eval mode; LeakyReLU(0.2) stands where a number is missing."""
+    layers: dict[int, nn.Module] = {}
+    for key, tensor in tensors.items():
+        if key.endswith(".weight"):
+            layers[int(key.split(".")[0])] = (
+                Affine(len(tensor)) if tensor.ndim == 1 else nn.Linear(tensor.shape[1], tensor.shape[0])
+            )
+    for number in range(max(layers)):
+        layers.setdefault(number, nn.LeakyReLU(0.2))
+    head = nn.Sequential(*(layers[number] for number in sorted(layers)))
+    head.load_state_dict(tensors, strict=True)
+    return head.eval()
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

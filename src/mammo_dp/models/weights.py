@@ -18,8 +18,8 @@ from mammo_dp.errors import UserError
 State = dict[str, torch.Tensor]
 # where training scripts keep the weights in a checkpoint; running means first, as timm prefers them
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
-# what parallel training, compilation and networks around a backbone put before its keys
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "swin.")
+# what parallel training, Opacus, compilation and networks around a backbone put before its keys
+PREFIXES = ("module.", "_module.", "_orig_mod.", "model.", "backbone.", "swin.")
 SHORTEST = 8  # bytes that tell a kind of file
 
 # The first eight hex digits of the SHA-256 of released files, as in their names (torchvision.models.*_Weights).

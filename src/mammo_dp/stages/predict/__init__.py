@@ -24,8 +24,10 @@ class Predict(Stage):
         from mammo_dp.data import unlabelled  # loads numpy
 
         model = Path(str(config.predict.model))
-        paths = sorted(model.glob("*.safetensors"))
-        identities = {path.name: files.file_identity(path, store.cache) for path in paths}
+        named = (
+            {"model": model} if model.is_file() else {p.name: p for p in sorted(model.glob("*.safetensors"))}
+        )
+        identities = {name: files.file_identity(path, store.cache) for name, path in named.items()}
         return {**identities, "images": unlabelled.identity(Path(str(config.predict.input)))}
 
     def events(self, config, cache):

@@ -20,6 +20,7 @@ from mammo_dp.files import Cache
 from mammo_dp.models.bundle import Saved
 from mammo_dp.models.features import all_flips, encoder
 from mammo_dp.models.head import p_malignant
+from mammo_dp.models.published_classifier import open_classifier
 from mammo_dp.training import device as devices
 
 PREDICTIONS = "predictions.csv"
@@ -28,7 +29,7 @@ PREDICTIONS = "predictions.csv"
 def check(config: Config) -> None:
     """Refuse a model that is none or whose backbone's weights are others, and an input with nothing to score."""
     devices.prepare(config.runtime)
-    saved = Saved.open(Path(str(config.predict.model)))
+    saved = open_classifier(Path(str(config.predict.model)))
     saved.backbone(config.classifier, Store.of(config).cache)
     unlabelled.wanted(Path(str(config.predict.input)), _geometry(saved))
 
@@ -36,7 +37,7 @@ def check(config: Config) -> None:
 def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> StageResult:
     """Write predictions.csv: the row, the SHA-256 of its image, the probability of malignant or why there is none."""
     device = devices.prepare(config.runtime)
-    saved = Saved.open(Path(str(config.predict.model)))
+    saved = open_classifier(Path(str(config.predict.model)))
     asked = unlabelled.wanted(Path(str(config.predict.input)), _geometry(saved))
     patches, lines = {}, {}
     tasks = [item.task for item in asked if item.task is not None]
