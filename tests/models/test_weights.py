@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from mammo_dp.errors import UserError
 from mammo_dp.models import download
 from mammo_dp.models.backbone import build_backbone
-from mammo_dp.models.weights import RELEASES, from_torchvision_swin, read_weights, release_name
+from mammo_dp.models.releases import RELEASES, release_name
+from mammo_dp.models.weights import from_torchvision_swin, read_weights
 from tests.conftest import config_of
 
 # a Swin of four stages, small enough to be written twenty times

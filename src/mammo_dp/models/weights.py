@@ -22,21 +22,6 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_d
 PREFIXES = ("module.", "_module.", "_orig_mod.", "model.", "backbone.", "swin.")
 SHORTEST = 8  # bytes that tell a kind of file
 
-# The first eight hex digits of the SHA-256 of released files, as in their names (torchvision.models.*_Weights).
-RELEASES = {
-    "704ceda3": "torchvision Swin_T_Weights.IMAGENET1K_V1",
-    "b0353104": "torchvision MobileNet_V2_Weights.IMAGENET1K_V1",
-    "7ebf99e0": "torchvision MobileNet_V2_Weights.IMAGENET1K_V2",
-    "0676ba61": "torchvision ResNet50_Weights.IMAGENET1K_V1",
-    "11ad3fa6": "torchvision ResNet50_Weights.IMAGENET1K_V2",
-}
-
-
-def release_name(sha256: str) -> str | None:
-    """Whose release a file of weights is, by its SHA-256, where that is known here."""
-    return RELEASES.get(sha256[:8])
-
-
 # What training scripts save beside weights: arguments, and the settings of Microsoft's script (RadImageNet's too),
 # which are of a package that need not be here.
 HARMLESS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]

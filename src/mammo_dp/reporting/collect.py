@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from mammo_dp.engine.artifacts import Artifact
 from mammo_dp.files import Cache, fingerprint
+from mammo_dp.models.releases import release_name
 from mammo_dp.privacy.ledger import Account, Ledger, events_of
 from mammo_dp.privacy.statement import statement
 
@@ -124,7 +125,7 @@ def _released(privacy: dict[str, Any], cache: Cache) -> Ledger:
 
 def _title(config: Any, backbone: dict[str, Any]) -> str:
     weights = backbone["weights"].removeprefix("sha256 ")
-    named = weights if len(weights) < 64 else f"file {weights[:8]}"
+    named = weights if len(weights) < 64 else f"{release_name(weights) or 'file'} (SHA-256 {weights[:8]})"
     return f"{config.dataset.name}, {backbone['label']} from {named} weights"
 
 
