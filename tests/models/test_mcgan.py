@@ -163,7 +163,7 @@ def test_the_gain_of_batch_norm_is_dcgans():
 
 
 def test_the_presets_differ_in_what_the_docs_say():
-    """docs/gan.md: norm, image range and crop; all else is one."""
+    """docs/gan.md: norm, image range and crop, and the rule that stops a collapse; all else is one."""
     ours, published = (config_of(f"gan={name}").gan.model_dump() for name in ("mcgan", "mcgan_published"))
     differ = {key: (published[key], ours[key]) for key in ours if ours[key] != published[key]}
     assert differ == {
@@ -171,4 +171,5 @@ def test_the_presets_differ_in_what_the_docs_say():
         "norm": ("instance", "batch"),
         "image_range": ([0, 1], [-1, 1]),
         "crop": ("inside", "mirrored"),
+        "stop_spread": (0, 0.25),
     }

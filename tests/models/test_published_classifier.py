@@ -10,6 +10,7 @@ from torch import nn
 
 from mammo_dp.errors import UserError
 from mammo_dp.models.published_classifier import open_classifier
+from mammo_dp.models.weights import from_torchvision_swin
 from mammo_dp.stages import node_of
 from tests.conftest import config_of
 
@@ -57,6 +58,11 @@ def test_patches_are_scored_as_the_published_code_scores_them(head, prefix, fres
         lambda state: {k: v for k, v in state.items() if not k.startswith("head.")},
         lambda state: state | {"head.weight": torch.zeros(1000, 768)},
         lambda state: {"conv.weight": torch.zeros(1)},
+        lambda state: (
+            from_torchvision_swin(state) | {"head.weight": torch.zeros(2, 768)}
+        ),  # somebody's own Swin
+        lambda state: {k: v for k, v in state.items() if k != "head.bias"},
+        lambda state: state | {"head.weight": torch.tensor(1.0)},
     ],
 )
 def test_another_file_is_one_sentence(change, tmp_path):

@@ -95,6 +95,14 @@ def test_values_are_clipped_where_the_published_code_wraps_them(published, tmp_p
             r"not the published generator.*00008_C-DCGAN_MMG_MASSES",
         ),
         ({"conv.weight": torch.zeros(4, 4)}, r"not the published generator"),
+        ({"epoch": torch.tensor(3.0)}, r"not the published generator"),
+        ({"main.x.weight": torch.zeros(4, 4, 4, 4)}, r"not the published generator"),
+        (Published().state_dict() | {"disc.0.weight": torch.zeros(4)}, r"not the published generator"),
+        (
+            {k: v for k, v in Published().state_dict().items() if k != "embed_nn.1.weight"},
+            r"not the published",
+        ),
+        (Published().state_dict() | {"embed_nn.0.weight": torch.tensor(1.0)}, r"not the published generator"),
         ({"epoch": 3}, r"file of synthetic\.file holds no table of tensors"),
     ],
 )

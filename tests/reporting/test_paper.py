@@ -11,7 +11,7 @@ from mammo_dp.reporting.paper import DISTANCES, ROWS, distance, score
 from tests.conftest import shared
 
 COLUMNS = (("cbis_ddsm", "auroc"), ("cbis_ddsm", "auprc_benign"), ("bcdr", "auroc"), ("bcdr", "auprc_benign"))
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_distance_in_words():
 
 def columns_of_the_paper() -> Iterator[tuple[str, str]]:
     """(page, number) of every cell below a heading that names the paper."""
-    for page in sorted(DOCS.glob("*.md")):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         heads: list[str] = []
         for line in page.read_text().splitlines():
             cells = (
@@ -100,11 +100,31 @@ def columns_of_the_paper() -> Iterator[tuple[str, str]]:
                         yield from ((page.name, number) for number in re.findall(r"\d*\.\d+|\d+", cell))
 
 
+def test_the_readmes_columns_are_the_papers_auroc_on_cbis_ddsm():
+    """`paper: real` at each epsilon, and `paper: best`: the highest of the setups at that epsilon."""
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
+    (start,) = [number for number, line in enumerate(lines) if "paper: real" in line]
+    heads = [cell.strip() for cell in lines[start].strip("|").split("|")]
+    checked = 0
+    for line in lines[start + 2 :]:
+        cells = dict(zip(heads, (cell.strip() for cell in line.strip("|").split("|")), strict=False))
+        if not re.fullmatch(r"\d+", cells.get("epsilon", "")):
+            break
+        epsilon = float(cells["epsilon"])
+        of_all = [score(name, e, "cbis_ddsm", "auroc") for name, e in ROWS if e == epsilon]
+        real = score("real", epsilon, "cbis_ddsm", "auroc")
+        if real is not None and cells["paper: real"]:
+            assert float(cells["paper: real"].split()[0]) == real.mean
+            assert float(cells["paper: best"].split()[0]) == max(s.mean for s in of_all if s is not None)
+            checked += 1
+    assert checked >= 4
+
+
 def test_numbers_that_a_page_calls_the_papers_are_on_the_page_of_facts(facts):
-    """Every number in a column of a table in docs/ whose head says paper. Control: another number is not there."""
+    """Every number in a column of README or docs/ whose head says paper. Control: another number is not there."""
     numbers = {float(n) for n in re.findall(r"\d*\.\d+|\d+", facts.replace(",", ""))}
     shown = list(columns_of_the_paper())
-    assert len(shown) >= 4
+    assert {page for page, _ in shown} >= {"README.md", "gan.md"}
     for page, number in shown:
         assert float(number) in numbers, (page, number)
     assert 0.7423 not in numbers

@@ -22,17 +22,16 @@ def script():
     return module
 
 
-def classifier(
-    seed: int, auroc: float, *, backbone: str = "mobilenetv2_100", epsilon="6.0", unit="image", **changes
-):
-    config = {"recipe": {"name": "paper"}, "experiment": {"name": "real"}, "dataset": {"name": "release"},
+def classifier(seed: int, auroc: float, *, backbone: str = "mobilenetv2_100", weights: str = "imagenet",
+               epsilon="6.0", unit="image", dataset="release", **changes):  # fmt: skip
+    config = {"recipe": {"name": "paper"}, "experiment": {"name": "real"}, "dataset": {"name": dataset},
               "privacy": {"epsilon": epsilon, "unit": unit, "delta": 1e-4}} | changes  # fmt: skip
     test = {"cbis_ddsm": {"auroc": auroc, "auprc_benign": auroc + 0.1}}
-    artifact = SimpleNamespace(
-        manifest={"backbone": {"label": backbone}, "settings": {"seed": seed}},
-        read_json=lambda name: {"test": test},
-    )
-    return artifact, OmegaConf.create(config)
+    manifest = {
+        "backbone": {"label": backbone, "weights": weights},
+        "settings": {"seed": seed, "dataset": {"name": dataset}},
+    }
+    return SimpleNamespace(manifest=manifest, read_json=lambda name: {"test": test}), OmegaConf.create(config)
 
 
 def evaluation(name: str, mean: float):
@@ -62,6 +61,8 @@ def test_means_over_seeds_of_the_right_runs(script, monkeypatch):
     """Not of patient-level runs, other recipes, other budgets; Swin-T where there is one."""
     runs = [
         classifier(42, 0.60), classifier(43, 0.66), classifier(44, 0.66), classifier(42, 0.99, unit="patient"),
+        classifier(43, 0.90, dataset="cbis_ddsm"),
+        classifier(44, 0.10, backbone="swin_tiny", weights="random, seed 0"),
         classifier(42, 0.98, recipe={"name": "dp_rule"}), classifier(42, 0.97, epsilon="1.0"),
         classifier(42, 0.70, experiment={"name": "syn"}, epsilon="inf"),
         classifier(42, 0.80, experiment={"name": "syn"}, epsilon="inf", backbone="swin_tiny_patch4_window7_224"),

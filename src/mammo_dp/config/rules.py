@@ -86,7 +86,7 @@ def _predictions(config: Config) -> str | None:
     if config.stage != "predict":
         return None
     if config.predict.model is None:
-        return "predict.model is missing; set predict.model=FOLDER of a trained classifier"
+        return "predict.model is missing; set predict.model=FOLDER of a trained classifier, or a checkpoint"
     if config.predict.input is None:
         return "predict.input is missing; set predict.input=FOLDER of patches, or TABLE"
     return None

@@ -480,12 +480,12 @@ class Gan(Section):
     flips: bool = True
     """Horizontal and vertical, each with probability 0.5."""
     zoom: Ratios = [0.9, 1.1]
-    """Area of the random crop relative to the patch, uniform; above 1 it zooms out."""
+    """Area of the random crop relative to the patch, uniform; what becomes of an area above 1: gan.crop."""
     aspect: Ratios = [0.95, 1.1]
     """Width over height of the crop, log-uniform."""
     crop: Literal["inside", "mirrored"] = "inside"
-    """inside: as torchvision, never beyond the border: an area above 1 gives the whole patch. mirrored: it zooms
-    out."""
+    """inside: as torchvision, never beyond the border: an area above 1 is drawn again, ten times at most.
+    mirrored: it zooms out."""
     augment: list[Literal["color", "translation", "cutout"]] = []
     """Of real and generated images before the discriminator (Zhao et al. 2020)."""
     checkpoint_every: int = Field(50, gt=0)
@@ -614,7 +614,8 @@ class Predict(Section):
     """What stage=predict scores, and with what."""
 
     model: str | None = None
-    """Folder of a trained classifier: a finished run or an exported bundle; or a checkpoint of the paper's own code."""
+    """Folder of a trained classifier: a finished run or an exported bundle; or a checkpoint of the paper's own code,
+    whose second output is benign."""
     input: str | None = None
     """Folder of images, each one patch, or a table (CSV) of images and where the lesion is (docs/data.md)."""
     names: bool = False

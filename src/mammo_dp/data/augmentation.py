@@ -21,9 +21,9 @@ def random_views(
     """Each of (n, 1, s, s) images flipped in both directions with probability 0.5 and cropped at random, resized back.
 
     zoom: range of the crop's area relative to the image, uniform. aspect: range of its width over height, log-uniform.
-    crop: `inside` is torchvision's RandomResizedCrop, which never leaves the image, so that an area above 1 gives the
-    whole image. `mirrored` zooms out instead, with what lies beyond the border mirrored. Each image has its own draws:
-    no image enters another.
+    crop: `inside` is torchvision's RandomResizedCrop: a crop that leaves the image is drawn again, and the image stays
+    whole after ten of them. `mirrored` zooms out instead, with what lies beyond the border mirrored. Each image has its
+    own draws: no image enters another.
     """
     count, size = len(images), images.shape[-1]
     if not count:  # an empty Poisson batch

@@ -9,7 +9,7 @@ from pathlib import Path
 from mammo_dp.errors import UserError
 
 
-def from_url(url: str, *, what: str, setting: str) -> Path:
+def from_url(url: str, *, what: str, setting: str, again: str = "run again") -> Path:
     """torch.hub's copy of a file whose name ends in the start of its SHA-256, fetched if it is not there yet.
 
     Raises UserError, with the file to fetch by hand and the `setting` that takes it, if it is not to be had.
@@ -25,7 +25,7 @@ def from_url(url: str, *, what: str, setting: str) -> Path:
         prefix = path.stem.split("-")[-1]
         torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
     except (OSError, RuntimeError) as error:
-        raise _not_downloaded(what, error, url, setting) from None
+        raise _not_downloaded(what, error, url, setting, again) from None
     return path
 
 
@@ -42,7 +42,7 @@ def from_hub(repository: str, file: str, *, what: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repository, file))
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
         url = f"{endpoint}/{repository}/resolve/main/{file}"
-        raise _not_downloaded(what, error, url, "classifier.weights=FILE") from None
+        raise _not_downloaded(what, error, url, "classifier.weights=FILE", "run again") from None
 
 
 def check_reachable(url: str) -> None:
@@ -51,8 +51,8 @@ def check_reachable(url: str) -> None:
         socket.getaddrinfo(urllib.parse.urlparse(url).hostname, 443)
 
 
-def _not_downloaded(what: str, error: Exception, url: str, setting: str) -> UserError:
+def _not_downloaded(what: str, error: Exception, url: str, setting: str, again: str) -> UserError:
     return UserError(
-        f"{what} could not be downloaded ({type(error).__name__}); with a network run again, or fetch {url} and give "
+        f"{what} could not be downloaded ({type(error).__name__}); with a network {again}, or fetch {url} and give "
         f"{setting}"
     )

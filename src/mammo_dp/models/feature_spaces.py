@@ -147,6 +147,7 @@ def _in_chunks(
 # --- networks that only measure: torch-fidelity's Inception, RadImageNet's ResNet-50 --------------------------------
 
 RADIMAGENET = "resnet50"
+RADIMAGENET_SETTING = "evaluation.radimagenet_weights"
 RADIMAGENET_SOURCE = "https://github.com/BMEII-AI/RadImageNet"  # "RadImageNet models", Pytorch, ResNet50.pt
 # its backbone is a Sequential of torchvision's children: conv1, bn1, relu, maxpool, layer1 to layer4
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -165,7 +166,12 @@ def build_inception(
     path = Path(weights)
     if weights == "download":
         what = "the space inception is left out: its weights"
-        path = download.from_url(URL_INCEPTION_V3, what=what, setting="evaluation.inception_weights=FILE")
+        path = download.from_url(
+            URL_INCEPTION_V3,
+            what=what,
+            setting="evaluation.inception_weights=FILE",
+            again="run again with force=true",
+        )
     if not path.is_file():
         raise UserError(f"the space inception is left out: {weights} is not a file; {advice}")
     try:
@@ -191,9 +197,12 @@ def build_radimagenet(weights: str | None) -> nn.Module:
     if weights is None or not Path(weights).is_file():
         raise UserError(f"the space radimagenet is left out: its weights are not here; {advice}")
     try:
-        stored = {_renamed(key): tensor for key, tensor in read_weights(Path(weights)).items()}
+        stored = {
+            _renamed(key): tensor
+            for key, tensor in read_weights(Path(weights), setting=RADIMAGENET_SETTING).items()
+        }
         backbone = timm.create_model(RADIMAGENET, pretrained=False, num_classes=0)
-        fit_weights(backbone, stored, name=RADIMAGENET)
+        fit_weights(backbone, stored, name=RADIMAGENET, setting=RADIMAGENET_SETTING)
     except UserError as error:
         raise UserError(f"the space radimagenet is left out: {error}; {advice}") from None
     return backbone.eval().requires_grad_(False)

@@ -14,10 +14,13 @@ from mammo_dp.errors import UserError
 from mammo_dp.files import Cache
 from mammo_dp.models.backbone import build_backbone
 from mammo_dp.models.bundle import Saved, head_of
-from mammo_dp.models.weights import State, fit_weights, read_weights
+from mammo_dp.models.weights import TORCHVISION_SWIN, State, fit_weights, layout_of, read_weights
 
 SWIN_T = "swin_tiny_patch4_window7_224"
-HEADS = ({"0", "2"}, {""})  # numbers of the layers with parameters
+HEADS = (  # names and shapes
+    {"head.0.weight": (384, 768), "head.0.bias": (384,), "head.2.weight": (2, 384), "head.2.bias": (2,)},
+    {"head.weight": (2, 768), "head.bias": (2,)},
+)
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,12 @@ class PublishedClassifier(Saved):
     def open(cls, folder: Path) -> "PublishedClassifier":
         """folder: the checkpoint, a file. Raises UserError if it is none of the published code's."""
         tensors = read_weights(folder, setting="predict.model")
-        layers = {
-            key.split(".")[1] if key.count(".") == 2 else "" for key in tensors if key.startswith("head.")
-        }
-        outputs = [len(t) for key, t in tensors.items() if key in ("head.weight", "head.2.weight")]
-        if layers not in HEADS or outputs != [2]:
+        head = {key: tuple(tensor.shape) for key, tensor in tensors.items() if key.startswith("head.")}
+        if head not in HEADS or layout_of(tensors) != TORCHVISION_SWIN:
             raise UserError(
-                f"predict.model={folder.name} is a file and no classifier of the paper's published code, which has a "
-                "head of two outputs (head.weight, or head.0 and head.2); give such a checkpoint, or the folder of a "
-                "finished run or bundle"
+                f"predict.model={folder.name} is a file and no classifier of the paper's published code, which is "
+                "torchvision's Swin-T with a head of two outputs (head, or head.0 and head.2); give such a checkpoint, "
+                "or the folder of a finished run or bundle"
             )
         plain = {"normalize_features": False, "feature_norm": 1.0, "components": None, "test_flips": False}
         record = {
@@ -46,7 +46,7 @@ class PublishedClassifier(Saved):
             "classifier": Classifier.model_validate({"backbone": SWIN_T}).backbone_settings
             | {"trainable": "head"},
             "recipe": {
-                "head": "mlp" if "2" in layers else "linear",
+                "head": "linear" if "head.weight" in head else "mlp",
                 "hidden": None,
                 "flips": "random",
                 **plain,
@@ -61,7 +61,7 @@ class PublishedClassifier(Saved):
             update={**self.record["classifier"], "weights": "none", "features": "last"}
         )
         backbone = build_backbone(settings)
-        fit_weights(backbone, self.tensors, name=SWIN_T)
+        fit_weights(backbone, self.tensors, name=SWIN_T, setting="predict.model")
         return backbone.eval()
 
     def head(self) -> nn.Sequential:

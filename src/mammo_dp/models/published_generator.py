@@ -16,7 +16,8 @@ from mammo_dp.errors import UserError
 from mammo_dp.models.mcgan import CLASSES, Generator
 from mammo_dp.models.weights import read_weights
 
-EMBEDDING = "embed_nn.0.weight"
+EMBEDDING, LINEAR = MATRICES = ("embed_nn.0.weight", "embed_nn.1.weight")
+KEY = re.compile(r"main\.\d+\.\w+|embed_nn\.[01]\.\w+")
 
 
 def read_published_generator(config: Config) -> tuple[Generator, Gan]:
@@ -26,28 +27,27 @@ def read_published_generator(config: Config) -> tuple[Generator, Gan]:
     """
     settings = config.synthetic
     stored = read_weights(Path(str(settings.file)), setting="synthetic.file")
-    kernels = {
-        int(found[1]): t
-        for k, t in stored.items()
-        if t.ndim == 4 and (found := re.match(r"main\.(\d+)\.", k))
-    }
+    kernels = {int(k.split(".")[1]): t for k, t in stored.items() if KEY.fullmatch(k) and t.ndim == 4}
     layers = [3 * k for k in range(len(kernels))]
+    known = all(KEY.fullmatch(key) for key in stored) and all(t.is_floating_point() for t in kernels.values())
+    embedded = [tuple(stored[key].shape) for key in MATRICES if key in stored and stored[key].ndim == 2]
     if (
-        sorted(kernels) != layers
+        not known
+        or sorted(kernels) != layers
         or len(layers) < 2
-        or EMBEDDING not in stored
-        or len(stored[EMBEDDING]) != CLASSES
+        or len(embedded) < 2
+        or embedded[0][0] != CLASSES
     ):
         raise UserError(
             "synthetic.file is not the published generator: main.0, main.3, ... should be its transposed convolutions "
             "and embed_nn.0 the embedding of two conditions; give the file of medigan's 00008_C-DCGAN_MMG_MASSES"
         )
-    given = int(stored["embed_nn.1.weight"].shape[0])
+    given = embedded[1][0]
     shown = {
         "size": 4 * 2 ** (len(layers) - 1),
         "latent_dim": int(kernels[0].shape[0]) - given,
         "label_channels": given,
-        "label_dim": int(stored[EMBEDDING].shape[1]),
+        "label_dim": embedded[0][1],
         "label_injection": "embedding",
         "generator_channels": [int(kernels[k].shape[1]) for k in layers[:-1]],
         "generator_kernel": 4,

@@ -1,6 +1,7 @@
 """Files of network weights: how they are wrapped, whose layout their keys are in, and loading them strictly."""
 
 import argparse
+import pickle
 import re
 import sys
 from collections import OrderedDict
@@ -21,6 +22,7 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_d
 # what parallel training, Opacus, compilation and networks around a backbone put before its keys
 PREFIXES = ("module.", "_module.", "_orig_mod.", "model.", "backbone.", "swin.")
 SHORTEST = 8  # bytes that tell a kind of file
+DEEPEST = 3  # wrappers inside wrappers
 
 # What training scripts save beside weights: arguments, and the settings of Microsoft's script (RadImageNet's too),
 # which are of a package that need not be here.
@@ -37,10 +39,15 @@ def read_weights(path: Path, *, setting: str = "classifier.weights") -> State:
     )
     state = _unwrapped(content, setting)
     for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+            raise UserError(
+                f"key {key} of the file of {setting} is sparse, quantized, complex or without values; give a "
+                "checkpoint of plain floating-point weights"
+            )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
-                f"key {key} of the file of {setting} holds values that are not finite; fetch it again, or "
-                "take an earlier checkpoint"
+                f"key {key} of the file of {setting} holds values that are not finite; fetch it again, or take an "
+                "earlier checkpoint"
             )
     return state
 
@@ -50,28 +57,29 @@ def load_weights(network: nn.Module, path: Path, *, name: str) -> None:
     fit_weights(network, read_weights(path), name=name)
 
 
-def fit_weights(network: nn.Module, stored: Mapping[str, torch.Tensor], *, name: str) -> None:
+def fit_weights(
+    network: nn.Module, stored: Mapping[str, torch.Tensor], *, name: str, setting: str = "classifier.weights"
+) -> None:
     """Load tensors of a file strictly.
 
     The file's classification layer is dropped; torchvision's Swin is renamed here, files of a model's authors by timm.
     Raises UserError naming the layout that was found and the first key that is missing, unknown or of another shape.
     """
     found = layout_of(stored)
-    if found == TORCHVISION_SWIN:
-        stored = from_torchvision_swin(stored)
     module = sys.modules[type(network).__module__]
     filtered: Callable[..., Any] = getattr(module, "checkpoint_filter_fn", lambda state, model: state)
-    advice = (
-        f"the file is in the layout of {found}; give a file of {name}, or set classifier.backbone to the model that "
-        "it belongs to"
-    )
+    advice = f"the file is in the layout of {found}; give a file of {name}"
+    if setting == "classifier.weights":
+        advice += ", or set classifier.backbone to the model that it belongs to"
     try:
+        if found == TORCHVISION_SWIN:
+            stored = from_torchvision_swin(stored)
         renamed = dict(filtered(dict(stored), network))
-    except Exception as error:  # each of timm's renamings meets keys of other models in its own way
+    except Exception as error:  # each renaming meets keys of other models in its own way
         raise UserError(
-            f"the file of classifier.weights does not fit {name} ({type(error).__name__}); {advice}"
+            f"the file of {setting} does not fit {name} ({type(error).__name__}); {advice}"
         ) from None
-    classifier = network.default_cfg["classifier"]  # type: ignore[index]
+    classifier = network.default_cfg["classifier"] or ()  # type: ignore[index]
     layers = [classifier] if isinstance(classifier, str) else list(classifier)
     heads = tuple(f"{layer}." for layer in (*layers, "head", "fc", "classifier"))
     expected = network.state_dict()
@@ -83,15 +91,17 @@ def fit_weights(network: nn.Module, stored: Mapping[str, torch.Tensor], *, name:
     ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"the file of classifier.weights {fault} key {keys[0]}{more}; {advice}")
+            raise UserError(f"the file of {setting} {fault} key {keys[0]}{more}; {advice}")
     as_stored = {tensor.data_ptr() for tensor in stored.values()}
     for key, tensor in expected.items():
+        if tensor.is_floating_point() and not given[key].is_floating_point():
+            raise UserError(f"key {key} of the file of {setting} holds whole numbers, not weights; {advice}")
         shape = given[key].shape
         if given[key].data_ptr() not in as_stored and key in stored:  # timm has resized it
             shape = stored[key].shape
         if shape != tensor.shape:
             raise UserError(
-                f"key {key} of the file of classifier.weights has shape {tuple(shape)}, {name} needs "
+                f"key {key} of the file of {setting} has shape {tuple(shape)}, {name} needs "
                 f"{tuple(tensor.shape)}; {advice}"
             )
     network.load_state_dict(given, strict=True)
@@ -193,28 +203,45 @@ def _read_torch(path: Path, setting: str) -> Any:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise _unreadable(error, setting) from None
-    except (
-        Exception
-    ) as error:  # torch.load raises pickle's own errors for a file that holds more than tensors
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except Exception as error:  # torch.load raises errors of many kinds for bytes that are no checkpoint
+        if isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"the file of {setting} holds more than tensors, or is damaged; give a .safetensors file or a .pth of "
+                "tensors only"
+            ) from None
         raise _unreadable(error, setting) from None
 
 
 def _unwrapped(content: Any, setting: str) -> State:
-    while isinstance(content, dict):
-        inner = next((content[w] for w in WRAPPERS if isinstance(content.get(w), dict)), None)
-        if inner is None:
+    for _ in range(DEEPEST):
+        inner = [content[w] for w in WRAPPERS if isinstance(content, dict) and _holds_weights(content.get(w))]
+        if not inner:
             break
-        content = inner
+        content = inner[0]
     if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise UserError(f"the file of {setting} holds no table of tensors; give a state dict")
-    state = {str(key): tensor for key, tensor in content.items()}
+    if not all(isinstance(key, str) for key in content):
+        raise UserError(f"the file of {setting} names its tensors otherwise than by words; give a state dict")
+    state = dict(content)
     while prefix := next((p for p in PREFIXES if _is_prefix(p, state)), None):
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        stripped = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        if len(stripped) < len(state):
+            twice = next(key for key in state if key.startswith(prefix) and key.removeprefix(prefix) in state)
+            raise UserError(
+                f"the file of {setting} holds both {twice} and {twice.removeprefix(prefix)}; give a file of one network"
+            )
+        state = stripped
     return state
+
+
+def _holds_weights(content: Any, depth: int = 3) -> bool:
+    """Whether a matrix lies in a dict, or in dicts inside it."""
+    if not isinstance(content, dict) or not depth:
+        return False
+    return any(
+        value.ndim > 1 if isinstance(value, torch.Tensor) else _holds_weights(value, depth - 1)
+        for value in content.values()
+    )
 
 
 def _is_prefix(prefix: str, state: State) -> bool:

@@ -219,8 +219,11 @@ class GanTrainer(Trainer):
         return images, self.labels[positions], target
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:
-        kinds = self.settings.augment
-        return differentiable(images, self.views_rng, list(kinds)) if kinds else images
+        kinds, (black, white) = self.settings.augment, self.settings.image_range
+        if not kinds:
+            return images
+        middle, half = (black + white) / 2, (white - black) / 2  # its sizes are of images in [-1, 1]
+        return differentiable((images - middle) / half, self.views_rng, list(kinds)) * half + middle
 
     def _latents(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return draw_latents(count, self.settings.latent_dim, self.latents_rng)
@@ -277,7 +280,8 @@ class GanTrainer(Trainer):
                 )
         if self.plan.mechanism is not None:
             return {f"spread_{PATHOLOGIES[label]}": value for label, value in grey.items()}
-        shares = [value / self.real_spread[label] for label, value in grey.items()]
+        real = self.real_spread
+        shares = [value / real[label] if real[label] else 1.0 for label, value in grey.items()]
         low = min(shares) < self.settings.stop_spread
         self.collapsed_checkpoints = self.collapsed_checkpoints + 1 if low else 0
         if self.collapsed_checkpoints >= COLLAPSED_CHECKPOINTS:
@@ -344,7 +348,7 @@ def train_gan(
         kept = sorted(path.name for path in (output.folder / "checkpoints").glob("*.safetensors"))
         last = "no generator was kept yet"
         if kept:
-            last = f"the last good generator is checkpoints/{kept[-1]} in its folder"
+            last = f"the last generator that was kept is checkpoints/{kept[-1]} in its folder"
         raise Diverged(
             f"{error}; {last}; train again with a smaller gan.lr (now {settings.lr:g}), another gan.norm or gan.seed"
         ) from None

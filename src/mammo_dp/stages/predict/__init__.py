@@ -8,7 +8,7 @@ from mammo_dp.stages.common import IDENTIFIED_BY_CONTENT
 
 
 class Predict(Stage):
-    name, version = "predict", 2
+    name, version = "predict", 3
     summary = "a trained classifier and your patches or table -> scores"
     uses = ("predict",)
     optional = True

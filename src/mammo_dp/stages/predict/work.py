@@ -61,7 +61,7 @@ def run(config: Config, inputs: Mapping[str, Artifact], output: Output) -> Stage
             "reason": [item.reason or lines.get(n, ("", ""))[1] for n, item in enumerate(asked)],
         }
     )
-    table.to_csv(output.folder / PREDICTIONS, index=False, float_format="%.9g")
+    table.to_csv(output.folder / PREDICTIONS, index=False, float_format="%.17g")
     left_out = len(asked) - len(scores)
     if not scores:
         raise UserError(f"none of the {len(asked)} images could be scored ({table['reason'].iloc[0]})")

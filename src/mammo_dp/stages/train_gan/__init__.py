@@ -19,7 +19,9 @@ class TrainGan(Stage):
 
     def ignores(self, config):
         ignored = {**SPEED, "gan.privacy.public_count": "counted as the number that it gives"}
-        if not config.gan.privacy.is_private:
+        if config.gan.privacy.is_private:
+            ignored["gan.stop_spread"] = "real images are private, and not looked at"
+        else:
             names = ("delta", "unit", "accountant", "randomness", "max_grad_norm")
             ignored |= {f"gan.privacy.{name}": "the generator is not private" for name in names}
         if config.gan.select != "fid":
