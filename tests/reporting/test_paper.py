@@ -96,7 +96,7 @@ def columns_of_the_paper() -> Iterator[tuple[str, str]]:
                 heads = cells
             else:
                 for head, cell in zip(heads, cells, strict=False):
-                    if re.search(r"\bpaper\b", head):
+                    if re.search(r"(?<!`)\bpaper\b", head):  # `paper` is our recipe
                         yield from ((page.name, number) for number in re.findall(r"\d*\.\d+|\d+", cell))
 
 
