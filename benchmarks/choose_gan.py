@@ -14,6 +14,7 @@ takes no part: its labels are those of patients.
 import argparse
 import itertools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,10 @@ SAMPLES = 500  # of each class
 FEWEST_SHARE = 0.5
 
 
-def features(config: Config, images: np.ndarray, device: torch.device) -> np.ndarray:
-    encode = encoder(build_backbone(config.classifier), device, precision="float32")
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+def features(config: Config, images: np.ndarray, encode: Encode) -> np.ndarray:
     images, count = resized(images, config.patches.size), 32
     parts = [images[k : k + count] for k in range(0, len(images), count)]
     return torch.cat([encode(inputs_of(part, config.classifier)).cpu() for part in parts]).numpy()
@@ -64,7 +67,7 @@ def trained(config: Config, images: np.ndarray, labels: np.ndarray, device: torc
 
 
 def measured(
-    config: Config, trainer: GanTrainer, real: dict[str, tuple[np.ndarray, np.ndarray]]
+    config: Config, trainer: GanTrainer, real: dict[str, tuple[np.ndarray, np.ndarray]], encode: Encode
 ) -> dict[str, float]:
     """Spread, Frechet distance by class, and the AUROC of a probe trained on samples."""
     latents, _ = draw_latents(
@@ -72,7 +75,7 @@ def measured(
     )
     labels = torch.arange(CLASSES, device=trainer.device).repeat_interleave(SAMPLES)
     images = sample(trainer.kept.eval(), latents, labels, config.gan, batch_size=64)
-    of_samples, classes = features(config, images.numpy(), trainer.device), labels.cpu().numpy()
+    of_samples, classes = features(config, images.numpy(), encode), labels.cpu().numpy()
     mean, deviation = of_samples.mean(axis=0), of_samples.std(axis=0) + 1e-6
     probe = LogisticRegression(C=1e-3, max_iter=500).fit((of_samples - mean) / deviation, classes)
     found = {f"spread_{k}": spread(images[classes == k]) / trainer.real_spread[k] for k in range(CLASSES)}
@@ -110,11 +113,12 @@ def main() -> None:
         raise SystemExit(1)
     (config,) = cli.compose([[*words, "stage=train_gan"]])
     device = devices.prepare(config.runtime)
+    encode = encoder(build_backbone(config.classifier), device, precision="float32")
     artifacts = Store(Path(config.outputs)).finished("extract_patches")
     patches = PatchSet.load(max(artifacts, key=lambda a: (a.folder / "manifest.json").stat().st_mtime_ns))
     small = resized(patches.images, options.size)
     rows = {name: patches.rows(name) for name in ("train", "val")}
-    real = {name: (features(config, small[r], device), patches.malignant[r]) for name, r in rows.items()}
+    real = {name: (features(config, small[r], encode), patches.malignant[r]) for name, r in rows.items()}
     train = rows["train"]
     scores: dict[tuple[str, ...], list[float]] = {}
     spreads: dict[str, float] = {}
@@ -132,7 +136,7 @@ def main() -> None:
         ]
         (run,) = cli.compose([[*words, "stage=train_gan", *changed]])
         trainer = trained(run, small[train], patches.malignant[train], device)
-        m = measured(run, trainer, real)
+        m = measured(run, trainer, real, encode)
         print(
             f"{norm} {black_to_white} {crop} {seed} {trainer.plan.steps} | {m['spread_0']:.2f} {m['spread_1']:.2f} | "
             f"{m['train_0']:.0f} {m['train_1']:.0f}, {m['val_0']:.0f} {m['val_1']:.0f} | "

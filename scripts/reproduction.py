@@ -49,10 +49,8 @@ def table_1(store: Store) -> Iterator[tuple[str, ...]]:
     runs: dict[tuple[str, float], list[Artifact]] = {}
     for artifact, config in finished(store, "train_classifier"):
         epsilon = float(config.privacy.epsilon)
-        private = epsilon != paper.INF
-        if config.recipe.name == "paper" and not (
-            private and (config.privacy.unit, config.privacy.delta) != ("image", DELTA)
-        ):
+        papers = epsilon == paper.INF or (config.privacy.unit, config.privacy.delta) == ("image", DELTA)
+        if config.recipe.name == "paper" and papers:
             runs.setdefault((config.experiment.name, epsilon), []).append(artifact)
     for experiment, epsilon in paper.ROWS:
         for source, test_set in TEST_SETS.items():

@@ -39,7 +39,7 @@ class Published(nn.Module):
 def published(request) -> Published:
     torch.manual_seed(0)
     network = Published(request.param)
-    network(torch.randn(64, 10), torch.arange(64) % 2)  # running statistics of its own
+    network(torch.randn(64, 10), torch.arange(64) % 2)  # running statistics that are not the first ones
     with torch.no_grad():
         network.main[-2].weight.mul_(8)  # some values beyond white, many below black
     return network.eval()

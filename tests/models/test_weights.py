@@ -69,7 +69,7 @@ def in_microsoft(network: torchvision.models.SwinTransformer) -> dict[str, torch
 
 
 class CfgNode(dict):
-    """As yacs has it: a dict with attributes of its own, pickled by its class's name."""
+    """As yacs has it: a dict that has attributes too, pickled by its class's name."""
 
     def __init__(self, *given):
         super().__init__(*given)
@@ -118,7 +118,7 @@ GOOD = {
         "state_dict": under("model.", in_timm(n)),
         "args": argparse.Namespace(lr=1),
     },
-    "timm under backbone., with a head of its own": lambda n: (
+    "timm under backbone., with another head beside it": lambda n: (
         under("backbone.", in_timm(n)) | {"fc.weight": torch.zeros(2, 128)}
     ),
     "timm under swin.": lambda n: {"net": under("swin.", in_timm(n))},
