@@ -85,7 +85,7 @@ def test_a_crop_inside_is_torchvisions_resized_crop(monkeypatch):
 def test_crops_inside_are_drawn_as_torchvision_draws_them(zoom, aspect):
     """Sides and corners of 4,000 crops of each, compared by their means and by how often it is the whole image.
 
-    The last two are always too large: all are the fallback in the middle. Control: another range of areas is told apart.
+    The last two are always too large: all are the fallback in the middle. Control: another range of areas differs.
     """
     count, image = 4000, torch.zeros(1, 128, 128)
     torch.manual_seed(3)
